@@ -1,0 +1,79 @@
+import type { Deadline } from './deadline.ts';
+import { KvmhaError } from './error.ts';
+
+export interface Output {
+  readonly exitCode: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+export interface RunOptions {
+  readonly deadline: Deadline;
+  /** Text for the program's standard input. */
+  readonly input?: string;
+  /** Variables set for the program beside this process's own; the locale is always C. */
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** More output than any program we call prints: a runaway program is cut off here. */
+const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
+
+/**
+ * Runs `program` without a shell, in the C locale, killed (SIGKILL, it may ignore SIGTERM) at the deadline.
+ *
+ * @returns what it printed and its exit code, whatever that is
+ * @throws KvmhaError `program-missing` when it could not be started, `deadline` when it was killed at the
+ *   deadline, `program-failed` when a signal ended it or it printed without end
+ */
+export async function run(program: string, args: readonly string[], options: RunOptions): Promise<Output> {
+  // Loaded on first use: a monitor that a socket answers never spawns, and must not pay for the library.
+  const { execa } = await import('execa');
+  const what = `${program} ${args[0] ?? ''}`.trim();
+  if (options.deadline.passed()) {
+    throw new KvmhaError('deadline', `no time left to run ${what}`);
+  }
+  const result = await execa(program, [...args], {
+    reject: false,
+    stripFinalNewline: false,
+    input: options.input ?? '',
+    env: { ...options.env, LC_ALL: 'C', LANGUAGE: 'C' },
+    timeout: Math.max(1, Math.ceil(options.deadline.remaining())),
+    killSignal: 'SIGKILL',
+    maxBuffer: MAX_OUTPUT_BYTES,
+  });
+  if (result.timedOut) {
+    throw new KvmhaError('deadline', `${what} did not end in time and was killed`, { cause: result });
+  }
+  if (result.exitCode === undefined) {
+    if (result.signal !== undefined) {
+      throw new KvmhaError('program-failed', `${what} was ended by ${result.signal}`, { cause: result });
+    }
+    throw new KvmhaError('program-missing', `${program} could not be run: ${result.shortMessage}`, {
+      cause: result,
+    });
+  }
+  if (result.isMaxBuffer) {
+    throw new KvmhaError('program-failed', `${what} printed more than ${MAX_OUTPUT_BYTES} bytes`, {
+      cause: result,
+    });
+  }
+  return { exitCode: result.exitCode, stdout: result.stdout, stderr: result.stderr };
+}
+
+/**
+ * Runs `program` and returns its standard output.
+ *
+ * @throws KvmhaError as `run` does, and `program-failed` with the program's own words when it exits non-zero
+ */
+export async function runChecked(
+  program: string,
+  args: readonly string[],
+  options: RunOptions,
+): Promise<string> {
+  const output = await run(program, args, options);
+  if (output.exitCode !== 0) {
+    const said = (output.stderr.trim() || output.stdout.trim()).replace(/\s+/g, ' ');
+    throw new KvmhaError('program-failed', `${program} ${args[0] ?? ''} exited ${output.exitCode}: ${said}`);
+  }
+  return output.stdout;
+}
