@@ -1,0 +1,129 @@
+import { readdirSync, readFileSync } from 'node:fs';
+import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+
+/** What /proc/PID/stat shows of a process or thread. */
+export interface ProcessStat {
+  /** One letter: R running, S sleeping, D uninterruptible, T stopped by a signal, Z zombie, X dead. */
+  readonly state: string;
+  /** Start time in clock ticks since boot: together with the pid it names one process for ever. */
+  readonly startTime: number;
+}
+
+/** One process, named so that a reused pid is never taken for it. */
+export interface ProcessIdentity {
+  readonly pid: number;
+  readonly startTime: number;
+}
+
+/**
+ * Reads /proc/PID/stat (or /proc/PID/task/TID/stat with `thread`).
+ *
+ * @returns undefined when there is no such process
+ * @throws KvmhaError `file` when /proc cannot be read: that is no evidence of a process being gone
+ */
+export function readStat(pid: number, thread?: number): ProcessStat | undefined {
+  const path = thread === undefined ? `/proc/${pid}/stat` : `/proc/${pid}/task/${thread}/stat`;
+  const text = readProc(path);
+  if (text === undefined) {
+    return undefined;
+  }
+  // The second field is the command in parentheses and may contain anything, also spaces and parentheses.
+  const fields = text.slice(text.lastIndexOf(')') + 2).split(' ');
+  const state = fields[0];
+  const startTime = Number(fields[19]);
+  if (state === undefined || !Number.isSafeInteger(startTime)) {
+    throw new KvmhaError('malformed', `${path} is not what proc(5) says`);
+  }
+  return { state, startTime };
+}
+
+/** The threads that are left of a process: all of /proc/PID/task that is not dead. */
+export function livingThreads(pid: number): number[] {
+  let names: string[];
+  try {
+    names = readdirSync(`/proc/${pid}/task`);
+  } catch (error) {
+    if (isGone(error)) {
+      return [];
+    }
+    throw new KvmhaError('file', `/proc/${pid}/task: ${messageOf(error)}`, { cause: error });
+  }
+  return names.map(Number).filter((thread) => {
+    const stat = readStat(pid, thread);
+    return stat !== undefined && stat.state !== 'Z' && stat.state !== 'X';
+  });
+}
+
+/**
+ * Whether any thread of exactly this process is left. A zombie leader alone does not count, its files are
+ * closed; a zombie leader with a sibling in uninterruptible sleep does, its write may still reach the disk.
+ */
+export function isAlive(identity: ProcessIdentity): boolean {
+  const stat = readStat(identity.pid);
+  return (
+    stat !== undefined && stat.startTime === identity.startTime && livingThreads(identity.pid).length > 0
+  );
+}
+
+/**
+ * Sends `signal` to exactly this process.
+ *
+ * @returns false when it is gone already (or the pid has been reused)
+ */
+export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals): boolean {
+  if (readStat(identity.pid)?.startTime !== identity.startTime) {
+    return false;
+  }
+  try {
+    process.kill(identity.pid, signal);
+    return true;
+  } catch (error) {
+    if (errnoOf(error) === 'ESRCH') {
+      return false;
+    }
+    throw new KvmhaError('file', `${signal} to process ${identity.pid}: ${messageOf(error)}`, {
+      cause: error,
+    });
+  }
+}
+
+/** The argument vector of a process; empty for a zombie or kernel thread, undefined when it is gone. */
+export function readArguments(pid: number): string[] | undefined {
+  const text = readProc(`/proc/${pid}/cmdline`);
+  if (text === undefined) {
+    return undefined;
+  }
+  return text === '' ? [] : text.replace(/\0$/, '').split('\0');
+}
+
+/** The pids of all processes. */
+export function allPids(): number[] {
+  return readdirSync('/proc').filter(isPid).map(Number);
+}
+
+/** Nanoseconds of processor time a thread has used, from schedstat; undefined when it is gone. */
+export function processorTime(pid: number, thread: number): bigint | undefined {
+  const first = readProc(`/proc/${pid}/task/${thread}/schedstat`)?.split(' ')[0];
+  return first === undefined ? undefined : BigInt(first);
+}
+
+/** Reads a file of /proc that vanishes with its process. */
+function readProc(path: string): string | undefined {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (isGone(error)) {
+      return undefined;
+    }
+    throw new KvmhaError('file', `${path}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+function isGone(error: unknown): boolean {
+  const errno = errnoOf(error);
+  return errno === 'ENOENT' || errno === 'ESRCH';
+}
+
+function isPid(name: string): boolean {
+  return /^[1-9][0-9]*$/.test(name);
+}

@@ -1,0 +1,74 @@
+import { readFileSync } from 'node:fs';
+import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import { allPids, livingThreads, type ProcessIdentity, readArguments, readStat } from '../linux/process.ts';
+import { guestOf } from './command-line.ts';
+
+/** The domain a process is looked for. Without a uuid in its definition the name alone decides. */
+export interface DomainIdentity {
+  readonly name: string;
+  readonly uuid: string | undefined;
+}
+
+/** A qemu process that runs a domain. */
+export interface QemuProcess extends ProcessIdentity {
+  readonly state: string;
+  readonly argv: readonly string[];
+  readonly uuid: string | undefined;
+}
+
+/**
+ * Every qemu process of the domain, found by what stands on its command line, never by a pattern over names:
+ * the uuid after `-uuid` where the domain's is known, else the whole name after `-name guest=`.
+ *
+ * @throws KvmhaError `file` when the process table cannot be read
+ */
+export function findQemuProcesses(domain: DomainIdentity): QemuProcess[] {
+  return allPids().flatMap((pid) => qemuProcess(pid, domain) ?? []);
+}
+
+/**
+ * The qemu process `pid` if it runs the domain.
+ *
+ * @returns undefined when there is no such process, or it is another guest's or no guest's at all
+ */
+export function qemuProcess(pid: number, domain: DomainIdentity): QemuProcess | undefined {
+  const stat = readStat(pid);
+  const argv = stat === undefined ? undefined : readArguments(pid);
+  if (stat === undefined || argv === undefined || argv.length === 0) {
+    return undefined;
+  }
+  if (!argv.includes('-name') && !argv.includes('-uuid')) {
+    return undefined;
+  }
+  const guest = guestOf(argv);
+  const same =
+    domain.uuid !== undefined && guest.uuid !== undefined
+      ? guest.uuid.toLowerCase() === domain.uuid.toLowerCase()
+      : guest.name === domain.name;
+  return same ? { pid, startTime: stat.startTime, state: stat.state, argv, uuid: guest.uuid } : undefined;
+}
+
+/**
+ * A qemu whose leader has died while a thread of it lives on: it has no command line any more, so only the pid
+ * file that libvirt keeps (`PIDDIR/NAME.pid`) or an earlier look tells that it is this domain's.
+ */
+export function isDying(pid: number): boolean {
+  return readArguments(pid)?.length === 0 && readStat(pid)?.state === 'Z' && livingThreads(pid).length > 0;
+}
+
+/**
+ * The pid in libvirt's pid file of a domain.
+ *
+ * @throws KvmhaError `file` when the file is there and cannot be read
+ */
+export function readPidFile(path: string): number | undefined {
+  try {
+    const pid = Number.parseInt(readFileSync(path, 'utf8'), 10);
+    return Number.isSafeInteger(pid) && pid > 0 ? pid : undefined;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') {
+      return undefined;
+    }
+    throw new KvmhaError('file', `${path}: ${messageOf(error)}`, { cause: error });
+  }
+}
