@@ -1,0 +1,19 @@
+import { readFileSync } from 'node:fs';
+
+// Set by scripts/build.ts. Run from the sources, the files themselves are read.
+declare const KVMHA_METADATA: string;
+declare const KVMHA_VERSION: string;
+
+/** The agent's OCF metadata, the text of ocf-metadata.xml. */
+export function metadata(): string {
+  return typeof KVMHA_METADATA === 'string' ? KVMHA_METADATA : readSource('ocf-metadata.xml');
+}
+
+/** The version in package.json. */
+export function version(): string {
+  return typeof KVMHA_VERSION === 'string' ? KVMHA_VERSION : JSON.parse(readSource('package.json')).version;
+}
+
+function readSource(name: string): string {
+  return readFileSync(new URL(`../${name}`, import.meta.url), 'utf8');
+}
