@@ -47,44 +47,61 @@ export function holdsOf(pid: number, files: readonly FileIdentity[]): Hold[] {
   }
 }
 
-function descriptorHolds(pid: number, files: readonly FileIdentity[]): Hold[] {
-  const holds: Hold[] = [];
-  for (const descriptor of readdirSync(`/proc/${pid}/fd`)) {
-    const link = `/proc/${pid}/fd/${descriptor}`;
-    let stats: Stats;
-    let target: string;
-    let info: string;
+/**
+ * The descriptors process `pid` has on the file that is, or was until it was unlinked, at `path`.
+ *
+ * @throws KvmhaError `file` when /proc cannot be read
+ */
+export function openedAt(pid: number, path: string): { readonly size: number; readonly writable: boolean }[] {
+  try {
+    return descriptors(pid).filter(({ target }) => target === path || target === `${path} (deleted)`);
+  } catch (error) {
+    throw new KvmhaError('file', `the open files of process ${pid}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+interface Descriptor {
+  readonly number: string;
+  readonly target: string;
+  readonly stats: Stats;
+  readonly size: number;
+  readonly writable: boolean;
+  /** The lock taken through it, as fdinfo prints it. */
+  readonly lock: string | undefined;
+}
+
+function descriptors(pid: number): Descriptor[] {
+  return readdirSync(`/proc/${pid}/fd`).flatMap((number) => {
+    const link = `/proc/${pid}/fd/${number}`;
     try {
-      stats = statSync(link);
-      target = readlinkSync(link);
-      info = readFileSync(`/proc/${pid}/fdinfo/${descriptor}`, 'utf8');
+      const stats = statSync(link);
+      const info = readFileSync(`/proc/${pid}/fdinfo/${number}`, 'utf8');
+      // O_ACCMODE is 3 and O_RDONLY is 0 (fcntl.h); fdinfo prints the flags in octal.
+      const writable = (Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '2', 8) & 3) !== 0;
+      const lock = /^lock:\s*(.*)$/m.exec(info)?.[1];
+      return [{ number, target: readlinkSync(link), stats, size: stats.size, writable, lock }];
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') {
-        continue; // closed between the listing and the look
+        return []; // closed between the listing and the look
       }
       throw error;
     }
+  });
+}
+
+function descriptorHolds(pid: number, files: readonly FileIdentity[]): Hold[] {
+  return descriptors(pid).flatMap(({ number, target, stats, writable, lock }) => {
     const opened = identityOf(target, stats);
-    for (const file of files) {
-      if (!isSame(file, opened)) {
-        continue;
-      }
-      // O_ACCMODE is 3 and O_RDONLY is 0 (fcntl.h); fdinfo prints the flags in octal.
-      const writable = (Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '2', 8) & 3) !== 0;
-      const how = writable ? 'open for writing' : 'open read-only';
-      holds.push({ file, by: 'descriptor', seen: `file descriptor ${descriptor}, ${how}`, writable });
-      const lock = /^lock:\s*(.*)$/m.exec(info)?.[1];
-      if (lock !== undefined) {
-        holds.push({
-          file,
-          by: 'lock',
-          seen: `a lock through file descriptor ${descriptor}: ${lock}`,
-          writable,
-        });
-      }
-    }
-  }
-  return holds;
+    return files
+      .filter((file) => isSame(file, opened))
+      .flatMap((file) => {
+        const how = `file descriptor ${number}, open ${writable ? 'for writing' : 'read-only'}`;
+        const hold: Hold = { file, by: 'descriptor', seen: how, writable };
+        return lock === undefined
+          ? [hold]
+          : [hold, { file, by: 'lock', seen: `a lock through file descriptor ${number}: ${lock}`, writable }];
+      });
+  });
 }
 
 function mappingHolds(pid: number, files: readonly FileIdentity[]): Hold[] {

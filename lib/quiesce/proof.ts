@@ -17,8 +17,6 @@ export const PROOF_ITEMS = [
   'resume-blocked',
   /** QEMU names a reason that blocks saving and migrating. */
   'migration-blocked',
-  /** Every network interface of the guest has its link down. */
-  'links-down',
 ] as const;
 export type ProofItem = (typeof PROOF_ITEMS)[number];
 

@@ -1,0 +1,37 @@
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { KvmhaError, messageOf } from '../error.ts';
+
+/** Where records live: emptied at boot, as the qemu processes are that they speak of. */
+export const STATE_DIRECTORY = '/run/kvmha';
+
+const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/**
+ * The folder of one domain's records.
+ *
+ * @param uuid of the domain; anything that is not one is refused, it becomes part of a path
+ * @throws KvmhaError `malformed`
+ */
+export function domainDirectory(uuid: string): string {
+  const name = uuid.toLowerCase();
+  if (!UUID.test(name)) {
+    throw new KvmhaError('malformed', `"${uuid}" is not a domain's uuid`);
+  }
+  return join(STATE_DIRECTORY, 'guests', name);
+}
+
+/**
+ * Makes the folder of one domain's records if needed, readable by root alone.
+ *
+ * @throws KvmhaError `malformed`, `file`
+ */
+export function makeDomainDirectory(uuid: string): string {
+  const directory = domainDirectory(uuid);
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+  } catch (cause) {
+    throw new KvmhaError('file', `${directory} cannot be made: ${messageOf(cause)}`, { cause });
+  }
+  return directory;
+}

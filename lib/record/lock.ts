@@ -1,0 +1,56 @@
+import { type ChildProcess, spawn } from 'node:child_process';
+import { join } from 'node:path';
+import type { Deadline } from '../deadline.ts';
+import { KvmhaError, messageOf } from '../error.ts';
+import { makeDomainDirectory } from './directory.ts';
+
+/** A held lock; everything that changes a guest holds its guest's. */
+export interface DomainLock {
+  release(): void;
+}
+
+/**
+ * Takes the lock of one domain, waiting for whoever holds it.
+ *
+ * It is flock(2) on a file in the domain's folder, held by a child (`flock FILE cat`): Node has no flock of its
+ * own, and the child ends, and with it the lock, when its standard input closes, however this process dies.
+ *
+ * @throws KvmhaError `locked` when another holds it until the deadline, `program-missing` without flock(1)
+ */
+export async function lockDomain(uuid: string, deadline: Deadline): Promise<DomainLock> {
+  const path = join(makeDomainDirectory(uuid), 'lock');
+  const child = spawn('flock', ['--no-fork', path, 'cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
+  const release = () => {
+    child.stdin?.destroy();
+  };
+  try {
+    await deadline.race(echoed(child), 'the lock');
+    child.unref();
+    return { release };
+  } catch (cause) {
+    child.kill('SIGKILL');
+    if (cause instanceof KvmhaError && cause.code === 'deadline') {
+      throw new KvmhaError('locked', `another kvmha process is changing this guest (${path} is locked)`, {
+        cause,
+      });
+    }
+    throw cause;
+  }
+}
+
+/** `cat` runs, and so the lock is held, once it gives back what it was given. */
+function echoed(child: ChildProcess): Promise<void> {
+  return new Promise((resolve, reject) => {
+    child.once('error', (cause) => {
+      reject(new KvmhaError('program-missing', `flock could not be run: ${messageOf(cause)}`, { cause }));
+    });
+    child.once('exit', (code) => {
+      reject(new KvmhaError('program-failed', `flock ended with ${code}`));
+    });
+    child.stdout?.once('data', () => resolve());
+    child.stdin?.on('error', () => {
+      // The child is gone; its exit says so.
+    });
+    child.stdin?.write('\n');
+  });
+}

@@ -1,0 +1,155 @@
+import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import type { FileIdentity } from '../linux/open-files.ts';
+import type { ProcessIdentity } from '../linux/process.ts';
+import type { Inactivation, Medium } from '../quiesce/assess.ts';
+import { domainDirectory, makeDomainDirectory, STATE_DIRECTORY } from './directory.ts';
+
+/** One medium of the guest and the throw-away image, the sentinel, that takes its place. */
+export interface RecordedMedium extends Medium {
+  readonly image: FileIdentity;
+  readonly sentinel: Sentinel;
+}
+
+export interface Sentinel {
+  /** The block node that the device is moved to. */
+  readonly node: string;
+  /** The block node of the file beneath it. */
+  readonly fileNode: string;
+  readonly path: string;
+  /** Bytes of the file as it was made. One that has grown was written to: the guest ran on it. */
+  readonly size: number;
+}
+
+/**
+ * What was done to a guest on its way to being failover-safe. It says only what was done: whether the guest is
+ * safe is always observed anew, and the record alone never makes it so.
+ */
+export interface QuiesceRecord {
+  readonly name: string;
+  readonly uuid: string;
+  /** Pacemaker's resource, where one asked for it: names the node attribute. */
+  readonly resource: string | undefined;
+  readonly qemu: ProcessIdentity;
+  /** The fault that led here, for people. */
+  readonly fault: string;
+  /** Wall-clock time (ISO 8601) at which the sequence began. */
+  readonly begun: string;
+  /** Every image that qemu had open when the sequence began. */
+  readonly media: readonly RecordedMedium[];
+  /** Ids of the guest's network interfaces. */
+  readonly interfaces: readonly string[];
+  readonly inactivate: Inactivation;
+  /**
+   * Every write the guest was told is durable is on the storage: QEMU flushed each image and took it read-only
+   * without an error, and what the host page cache could hold back was synced. Set before an image is let go.
+   */
+  readonly durable: boolean;
+}
+
+/**
+ * Reads the record of a domain.
+ *
+ * @returns undefined when there is none
+ * @throws KvmhaError `file`, `malformed`: a record that cannot be read is not an absent one
+ */
+export function readRecord(uuid: string): QuiesceRecord | undefined {
+  const path = recordPath(uuid);
+  let text: string;
+  try {
+    text = readFileSync(path, 'utf8');
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') {
+      return undefined;
+    }
+    throw new KvmhaError('file', `${path}: ${messageOf(cause)}`, { cause });
+  }
+  return parseRecord(text, path);
+}
+
+/** Writes the record of a domain: whole or not at all, readable by root alone. @throws KvmhaError `file` */
+export function writeRecord(record: QuiesceRecord): void {
+  makeDomainDirectory(record.uuid);
+  const path = recordPath(record.uuid);
+  const draft = `${path}.${process.pid}`;
+  try {
+    writeFileSync(draft, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, flush: true });
+    renameSync(draft, path);
+  } catch (cause) {
+    throw new KvmhaError('file', `${path} cannot be written: ${messageOf(cause)}`, { cause });
+  }
+}
+
+/** Removes the record of a domain, if there is one. @throws KvmhaError `file` */
+export function removeRecord(uuid: string): void {
+  const path = recordPath(uuid);
+  try {
+    rmSync(path, { force: true });
+  } catch (cause) {
+    throw new KvmhaError('file', `${path} cannot be removed: ${messageOf(cause)}`, { cause });
+  }
+}
+
+/** All records of this host; one that cannot be read is given as its error. */
+export function allRecords(): (QuiesceRecord | KvmhaError)[] {
+  let uuids: string[];
+  try {
+    uuids = readdirSync(join(STATE_DIRECTORY, 'guests'));
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') {
+      return [];
+    }
+    return [new KvmhaError('file', `${STATE_DIRECTORY}: ${messageOf(cause)}`, { cause })];
+  }
+  return uuids.flatMap((uuid) => {
+    try {
+      return readRecord(uuid) ?? [];
+    } catch (error) {
+      if (error instanceof KvmhaError) {
+        return error;
+      }
+      throw error;
+    }
+  });
+}
+
+function recordPath(uuid: string): string {
+  return join(domainDirectory(uuid), 'quiesce.json');
+}
+
+function parseRecord(text: string, path: string): QuiesceRecord {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new KvmhaError('malformed', `${path} is not JSON: ${messageOf(cause)}`, { cause });
+  }
+  if (!isRecord(value)) {
+    throw new KvmhaError('malformed', `${path} is not a record of this program`);
+  }
+  return value;
+}
+
+function isRecord(value: unknown): value is QuiesceRecord {
+  const record = value as Partial<QuiesceRecord> | null;
+  return (
+    typeof record === 'object' &&
+    record !== null &&
+    typeof record.name === 'string' &&
+    typeof record.uuid === 'string' &&
+    typeof record.qemu?.pid === 'number' &&
+    typeof record.qemu.startTime === 'number' &&
+    typeof record.durable === 'boolean' &&
+    Array.isArray(record.media) &&
+    record.media.length > 0 &&
+    record.media.every(
+      (medium) =>
+        typeof medium?.image?.path === 'string' &&
+        typeof medium.image.ino === 'number' &&
+        typeof medium.sentinel?.path === 'string' &&
+        typeof medium.sentinel.node === 'string' &&
+        typeof medium.sentinel.size === 'number',
+    )
+  );
+}
