@@ -68,9 +68,12 @@ async function pack(script: string, output: string): Promise<void> {
 }
 
 const output = resolve(process.argv[2] ?? `${root}/build/kvmha`);
-const unfinished = `${output}.unfinished`;
-rmSync(unfinished, { force: true });
-await bundle(`${output}.cjs`, `${output}.meta.json`);
-await pack(`${output}.cjs`, unfinished);
-// An agent may be running from the old file: replace it, never write into it.
-renameSync(unfinished, output);
+const unfinished = `${output}.${process.pid}`;
+try {
+  await bundle(`${output}.cjs`, `${output}.meta.json`);
+  await pack(`${output}.cjs`, unfinished);
+  // An agent may be running from the old file: replace it, never write into it.
+  renameSync(unfinished, output);
+} finally {
+  rmSync(unfinished, { force: true });
+}

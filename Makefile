@@ -1,0 +1,92 @@
+# kvmha: failover-safe KVM guests for Pacemaker clusters. `make help` lists what can be made.
+
+DESTDIR ?=
+PREFIX  ?= /usr
+SBINDIR ?= $(PREFIX)/sbin
+DOCDIR  ?= $(PREFIX)/share/doc/kvmha
+# Pacemaker looks for agents here, whatever PREFIX is.
+OCF_ROOT ?= /usr/lib/ocf
+AGENTDIR  = $(OCF_ROOT)/resource.d/kvmha
+
+# Everything runs with the Node.js and the tools that package-lock.json names; only npm itself runs with the
+# distribution's Node.js.
+SYSTEM_PATH := $(subst $(CURDIR)/node_modules/.bin:,,$(PATH))
+export PATH := $(CURDIR)/node_modules/.bin:$(SYSTEM_PATH)
+
+MODULES = node_modules/.package-lock.json
+SOURCES = $(shell find agent lib -name '*.ts') ocf-metadata.xml package.json scripts/build.ts
+
+# Files of tests: unit tests need neither root nor the binary; the others need both.
+UNIT_TESTS = $(shell find test/unit -name '*.test.ts')
+TESTS      = $(UNIT_TESTS) $(shell find test/build test/integration -name '*.test.ts')
+NODE_TEST  = node --test --test-reporter=spec --test-timeout=600000
+# How many files of tests run at a time.
+CONCURRENCY ?= 1
+
+.DEFAULT_GOAL := build
+.NOTPARALLEL:
+.PHONY: help setup modules build install uninstall lint format test-quick test demo bench lab lab-down clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
+
+setup: ## Install all that is needed (as root, on Debian or Ubuntu; asks nothing)
+	@scripts/packages.sh
+	@$(MAKE) --no-print-directory modules
+
+modules: $(MODULES)
+
+$(MODULES): package-lock.json
+	@echo 'npm ci: installing the tools and libraries of package-lock.json'
+	@PATH='$(SYSTEM_PATH)' npm ci --include=dev --ignore-scripts=false --no-audit --no-fund --loglevel=error
+	@node -e '' || { echo 'node_modules/node holds no working Node.js: did npm run its install script?' >&2; exit 1; }
+	@touch $@
+
+build: build/kvmha ## Build build/kvmha
+
+build/kvmha: $(MODULES) $(SOURCES)
+	@mkdir -p build
+	node scripts/build.ts $@
+
+# The binary is replaced by a rename: on a node of a live cluster the agent may be called at any moment.
+install: build/kvmha ## Install the binary, the agent and the documentation [DESTDIR= PREFIX=/usr]
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR)
+	install -m 755 build/kvmha $(DESTDIR)$(SBINDIR)/.kvmha.new
+	mv -f $(DESTDIR)$(SBINDIR)/.kvmha.new $(DESTDIR)$(SBINDIR)/kvmha
+	ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/KvmGuest
+	install -m 644 README.md COPYING $(wildcard docs/policy.yaml) $(DESTDIR)$(DOCDIR)
+
+uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
+	rm -f $(DESTDIR)$(AGENTDIR)/KvmGuest $(DESTDIR)$(SBINDIR)/kvmha
+	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml)
+	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR); do \
+	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
+	done
+
+lint: $(MODULES) ## Check formatting, style and types
+	biome check --error-on-warnings
+	tsc
+
+format: $(MODULES) ## Format the sources
+	biome check --write
+
+test-quick: $(MODULES) ## Run the unit tests (no root, no cluster, under a minute)
+	$(NODE_TEST) --test-concurrency=2 $(UNIT_TESTS)
+
+test: setup build ## Run all tests, with guests and clusters in a lab on this machine (as root)
+	$(NODE_TEST) --test-concurrency=$(CONCURRENCY) $(TESTS)
+
+demo: setup build ## Show a guest failing over without fencing, in a lab on this machine (as root)
+	node test/demo/demo.ts
+
+bench: build ## Measure how long the binary takes to start
+	node test/bench/start-up.ts build/kvmha
+
+lab: setup build ## Start the lab: a cluster of nodes on this machine (as root)
+	node test/lab/lab.ts up
+
+lab-down: $(MODULES) ## Stop the lab
+	node test/lab/lab.ts down
+
+clean: ## Remove what was built
+	rm -rf build
