@@ -1,7 +1,7 @@
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { constants, tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { dirname, join, resolve } from 'node:path';
 import { Deadline } from '../../lib/deadline.ts';
 import { KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Output } from '../../lib/run.ts';
@@ -291,6 +291,13 @@ export class LabNode {
     return `/proc/${this.pid}/root${path}`;
   }
 
+  /** Writes a file of the node, making the directories it needs. */
+  write(path: string, content: string): void {
+    const file = this.path(path);
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(file, content);
+  }
+
   /**
    * Runs a command in the node.
    *
@@ -422,10 +429,7 @@ export class LabNode {
       }));
     if (!answered) {
       const what = booted ? `libvirt does not answer (${last})` : 'the services are not started';
-      throw new KvmhaError(
-        'deadline',
-        `${this.name} is not ready in time: ${what}`,
-      );
+      throw new KvmhaError('deadline', `${this.name} is not ready in time: ${what}`);
     }
   }
 
