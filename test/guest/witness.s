@@ -15,10 +15,10 @@
 # disks an acknowledged write is durable only if the cache mode makes it so.
 #
 # Keys (virsh send-key NAME KEY_P):
-#    p  pvpanic 1, a panic             r  reset                           d  dirty memory from now on (7 MiB/s)
-#    c  pvpanic 2, crash kernel runs   x  triple fault                    w  arm the ib700 watchdog (4 s)
-#    h  hang with interrupts off       i  execute from where no RAM is    m  allow machine check exceptions
-#    q  power off
+#    p  pvpanic 1, a panic             r  reset           d  dirty memory from now on (7 MiB/s)
+#    c  pvpanic 2, crash kernel runs   x  triple fault    w  arm the ib700 watchdog (4 s)
+#    h  hang with interrupts off       q  power off       m  allow machine check exceptions
+#    i  an instruction that KVM cannot emulate: an internal error (on KVM, without a video card; else nothing)
 .code16
 .globl _start
 
@@ -293,7 +293,7 @@ keyboard:
   cmpb $'x', %al
   je key_triple_fault
   cmpb $'i', %al
-  je key_no_code
+  je key_emulation
   cmpb $'d', %al
   je key_dirty
   cmpb $'w', %al
@@ -326,8 +326,13 @@ key_reset:
 key_triple_fault:
   lidt no_interrupts
   int3
-key_no_code:
-  ljmp $0xd800, $0
+key_emulation:                  # floating point arithmetic on what is no memory
+  pushw %es
+  movw $0xa000, %ax
+  movw %ax, %es
+  fadds %es:0
+  popw %es
+  ret
 key_dirty:
   orb $SETTING_DIRTY, settings
   ret
