@@ -205,8 +205,9 @@ export class Lab implements AsyncDisposable {
   }
 
   /** Lets the lab outlive this process; it ends by `down`. */
-  release(): void {
-    this.#process?.stdin?.end('release\n');
+  async release(): Promise<void> {
+    const pipe = this.#process?.stdin;
+    await new Promise<void>((resolve) => (pipe ? pipe.end('release\n', resolve) : resolve()));
   }
 
   /** Ends every process of the lab and removes its directory; returns when both are gone. */
@@ -227,6 +228,31 @@ export class Lab implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.down();
+  }
+
+  /**
+   * Configures the power switch as the cluster's fence device. Without it, and without `stonith-enabled=false`,
+   * Pacemaker starts no resource.
+   */
+  async configureFencing(): Promise<void> {
+    const names = this.nodes.map((node) => node.name).join(' ');
+    await this.nodes
+      .find((node) => node.isOn)
+      ?.check(['crm', 'configure', 'load', 'update', '-'], {
+        input: `\
+primitive fence stonith:fence_kvmha_lab params pcmk_host_list="${names}" op monitor interval=60s
+property stonith-enabled=true
+`,
+      });
+  }
+
+  /** The calls of the fence agent so far, each line with time, calling node, action, plug; and "exits N" at its end. */
+  fenceLog(): string[] {
+    try {
+      return readFileSync(this.shared('fence.log'), 'utf8').split('\n').slice(0, -1);
+    } catch {
+      return [];
+    }
   }
 
   /** Waits until the cluster has quorum, a DC and every powered node online. */
@@ -370,7 +396,8 @@ export class LabNode {
     const variables = Object.entries({ ...ENVIRONMENT, ...env }).map(([name, value]) => `${name}=${value}`);
     return [
       ...['nsenter', '--target', String(this.pid), '--mount', '--uts', '--ipc', '--net', '--pid', '--cgroup'],
-      ...['--root', '--wd', '--', 'env', '-i', ...variables, ...command],
+      // The death of nsenter, which is what a signal from here reaches, is the command's.
+      ...['--root', '--wd', '--', 'setpriv', '--pdeathsig', 'KILL', 'env', '-i', ...variables, ...command],
     ];
   }
 
