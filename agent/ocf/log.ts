@@ -1,6 +1,7 @@
 import type { ChildProcess } from 'node:child_process';
 import { appendFileSync } from 'node:fs';
 import { isatty } from 'node:tty';
+import type { Log as PlainLog } from '../../lib/log.ts';
 import { printError } from '../output.ts';
 import type { OcfEnvironment } from './environment.ts';
 
@@ -32,7 +33,7 @@ const LOGGER_SIZE = '8KiB';
  * Messages may contain text that a guest controls: control characters, line ends and the prefix of the exit
  * reason are taken out of them.
  */
-export class Log {
+export class Log implements PlainLog {
   readonly #settings: OcfEnvironment['log'];
   readonly #exitReasonPrefix: string;
   #terminal: boolean | undefined;
