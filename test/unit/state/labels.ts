@@ -1,0 +1,53 @@
+/**
+ * Every state with every reason that virsh prints for it: the texts of virshDomain*Reason in libvirt's
+ * tools/virsh-domain-monitor.c, in the order of virDomain*Reason in include/libvirt/libvirt-domain.h.
+ */
+export const LABELS = {
+  'no state': ['unknown'],
+  running: [
+    'unknown',
+    'booted',
+    'migrated',
+    'restored',
+    'from snapshot',
+    'unpaused',
+    'migration canceled',
+    'save canceled',
+    'event wakeup',
+    'crashed',
+    'post-copy',
+    'post-copy failed',
+  ],
+  idle: ['unknown'],
+  paused: [
+    'unknown',
+    'user',
+    'migrating',
+    'saving',
+    'dumping',
+    'I/O error',
+    'watchdog',
+    'from snapshot',
+    'shutting down',
+    'creating snapshot',
+    'crashed',
+    'starting up',
+    'post-copy',
+    'post-copy failed',
+    'api error',
+  ],
+  'in shutdown': ['unknown', 'user'],
+  'shut off': [
+    'unknown',
+    'shutdown',
+    'destroyed',
+    'crashed',
+    'migrated',
+    'saved',
+    'failed',
+    'from snapshot',
+    'daemon',
+  ],
+  crashed: ['unknown', 'panicked'],
+  pmsuspended: ['unknown'],
+} as const;
