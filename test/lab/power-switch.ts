@@ -92,7 +92,9 @@ class NodePower {
       boot.pid = inside;
       // The veth of the boot before may still be here: the kernel removes a dead network namespace at its leisure.
       await run('ip', ['link', 'del', this.name], { deadline: Deadline.in(COMMAND_TIMEOUT) });
-      const peer = ['peer', 'name', 'eth0', 'netns', `/proc/${outside}/ns/net`];
+      // The same address at each boot, as a real card has, or the others' neighbour tables would be wrong for seconds.
+      const address = `52:6c:61:62:00:0${this.number}`;
+      const peer = ['peer', 'name', 'eth0', 'address', address, 'netns', `/proc/${outside}/ns/net`];
       await command('ip', 'link', 'add', this.name, 'type', 'veth', ...peer);
       await command('ip', 'link', 'set', this.name, 'master', 'lab0', this.#cut ? 'down' : 'up');
       writeFileSync(layout.pidFile(this.name), `${outside}\n`);

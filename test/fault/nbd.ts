@@ -1,0 +1,123 @@
+import { rmSync, writeFileSync } from 'node:fs';
+import { connect } from 'node:net';
+import { Deadline } from '../../lib/deadline.ts';
+import type { LabNode } from '../lab/client.ts';
+
+const TIMEOUT = 10_000;
+const REQUESTS = { read: 'pread', write: 'pwrite', trim: 'trim', zero: 'zero' } as const;
+
+export type NbdRequest = keyof typeof REQUESTS;
+
+export interface NbdOptions {
+  /** Also the name of its files below /run/lab in the node. */
+  readonly name?: string;
+  /** What requests fail with. */
+  readonly error?: 'EIO' | 'ENOSPC';
+}
+
+/**
+ * A raw image served over NBD by nbdkit, whose requests can be made to fail or hang: failing storage of another
+ * kind than `Fault`, which needs nothing in the guest's own process. Flushes cannot be made to fail.
+ */
+export class NbdServer implements AsyncDisposable {
+  readonly #node: LabNode;
+  readonly #base: string;
+
+  private constructor(node: LabNode, base: string) {
+    this.#node = node;
+    this.#base = base;
+  }
+
+  /** Serves the node's file `image` in the node. */
+  static async start(node: LabNode, image: string, options: NbdOptions = {}): Promise<NbdServer> {
+    const { name = 'nbd', error = 'EIO' } = options;
+    const server = new NbdServer(node, `/run/lab/${name}`);
+    server.mend();
+    const rules = Object.values(REQUESTS).flatMap((request) => [
+      ...[`error-${request}=${error}`, `error-${request}-rate=100%`],
+      `error-${request}-file=${server.#flag(request)}`,
+    ]);
+    // It goes into the background when it listens.
+    await node.check(
+      [
+        ...['nbdkit', '--unix', server.socket, '--pidfile', `${server.#base}.pid`],
+        ...[
+          '--filter=pause',
+          '--filter=error',
+          'file',
+          image,
+          `pause-control=${server.#base}.pause`,
+          ...rules,
+        ],
+      ],
+      { timeout: TIMEOUT },
+    );
+    return server;
+  }
+
+  /** For `nbd` of a disk of `domainXml`. */
+  get socket(): string {
+    return `${this.#base}.sock`;
+  }
+
+  /** From now on fails these kinds of requests, and no others. */
+  fail(...requests: NbdRequest[]): void {
+    this.mend();
+    for (const request of requests) {
+      writeFileSync(this.#node.path(this.#flag(REQUESTS[request])), '');
+    }
+  }
+
+  /** From now on fails nothing. */
+  mend(): void {
+    for (const request of Object.values(REQUESTS)) {
+      rmSync(this.#node.path(this.#flag(request)), { force: true });
+    }
+  }
+
+  /** Lets every request hang, once those under way are done. */
+  async pause(): Promise<void> {
+    await this.#control('p', 'P');
+  }
+
+  /** Ends `pause`: what hung goes on. */
+  async resume(): Promise<void> {
+    await this.#control('r', 'R');
+  }
+
+  /** Ends the server, for its clients like the end of a connection. */
+  async stop(): Promise<void> {
+    await this.#node.exec(['sh', '-c', `kill "$(cat ${this.#base}.pid)"; rm -f ${this.#base}.*`], {
+      timeout: TIMEOUT,
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#node.isOn) {
+      await this.stop();
+    }
+  }
+
+  #flag(request: string): string {
+    return `${this.#base}.${request}`;
+  }
+
+  async #control(order: string, acknowledgement: string): Promise<void> {
+    const connection = connect(this.#node.path(`${this.#base}.pause`));
+    try {
+      const answer = new Promise<string>((resolve, reject) => {
+        connection.setEncoding('utf8');
+        connection.on('connect', () => connection.write(order));
+        connection.on('data', resolve);
+        connection.on('error', reject);
+        connection.on('close', () => reject(new Error('nbdkit hung up')));
+      });
+      const said = await Deadline.in(TIMEOUT).race(answer, 'nbdkit to pause or resume');
+      if (said !== acknowledgement) {
+        throw new Error(`nbdkit answered "${said}" to "${order}"`);
+      }
+    } finally {
+      connection.destroy();
+    }
+  }
+}
