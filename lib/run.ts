@@ -1,4 +1,4 @@
-import type { Deadline } from './deadline.ts';
+import { Deadline } from './deadline.ts';
 import { KvmhaError } from './error.ts';
 
 export interface Output {
@@ -18,6 +18,9 @@ export interface RunOptions {
 /** More output than any program we call prints: a runaway program is cut off here. */
 const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
 
+/** Milliseconds after the deadline in which a killed child is reaped. */
+const KILL_GRACE = 500;
+
 /**
  * Runs `program` without a shell, in the C locale, killed (SIGKILL, it may ignore SIGTERM) at the deadline.
  *
@@ -32,7 +35,7 @@ export async function run(program: string, args: readonly string[], options: Run
   if (options.deadline.passed()) {
     throw new KvmhaError('deadline', `no time left to run ${what}`);
   }
-  const result = await execa(program, [...args], {
+  const ending = execa(program, [...args], {
     reject: false,
     stripFinalNewline: false,
     input: options.input ?? '',
@@ -41,6 +44,8 @@ export async function run(program: string, args: readonly string[], options: Run
     killSignal: 'SIGKILL',
     maxBuffer: MAX_OUTPUT_BYTES,
   });
+  // A child in uninterruptible sleep (a sync on storage that hangs) does not even die of SIGKILL.
+  const result = await Deadline.in(options.deadline.remaining() + KILL_GRACE).race(ending, `${what} to end`);
   if (result.timedOut) {
     throw new KvmhaError('deadline', `${what} did not end in time and was killed`, { cause: result });
   }

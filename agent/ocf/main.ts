@@ -1,18 +1,143 @@
-import { OCF } from '../../lib/ocf.ts';
+import { isKvmhaError, messageOf } from '../../lib/error.ts';
+import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
+import {
+  findLocalProblems,
+  problemsForAction,
+  readParameters,
+  refuseProblems,
+} from '../../lib/parameters.ts';
+import type { Policy } from '../../lib/policy.ts';
 import { metadata } from '../built-in.ts';
 import { print, printError } from '../output.ts';
+import { type ActionContext, actionDeadline, identifyGuest } from './context.ts';
+import { type OcfEnvironment, readEnvironment } from './environment.ts';
+import { Log } from './log.ts';
+
+const USAGE = `usage: KvmGuest {start|stop|status|monitor|migrate_to|migrate_from|reload|reload-agent|validate-all|meta-data|usage}
+
+The OCF resource agent ocf:kvmha:KvmGuest, called by Pacemaker. Parameters come in the environment as
+OCF_RESKEY_NAME; "KvmGuest meta-data" describes them. For people there is the command kvmha.
+`;
+
+type Action = (context: ActionContext) => Promise<OcfCode>;
+
+/** Each action is loaded when it is called, so that a monitor does not pay for what only a start needs. */
+const ACTIONS: { readonly [action: string]: () => Promise<Action> } = {
+  start: async () => (await import('./actions/start.ts')).start,
+  stop: async () => (await import('./actions/stop.ts')).stop,
+  monitor: async () => (await import('./actions/monitor.ts')).monitor,
+  status: async () => (await import('./actions/monitor.ts')).monitor,
+  migrate_to: async () => (await import('./actions/migrate-to.ts')).migrateTo,
+  migrate_from: async () => (await import('./actions/migrate-from.ts')).migrateFrom,
+  // The same by the name that Pacemaker calls an agent with OCF 1.0 metadata by.
+  reload: async () => (await import('./actions/reload-agent.ts')).reloadAgent,
+  'reload-agent': async () => (await import('./actions/reload-agent.ts')).reloadAgent,
+};
+
+/** Actions that must not fail for a configuration that cannot be used: what runs must be seen and stopped. */
+const STOPPING: readonly string[] = ['stop', 'monitor', 'status'];
 
 /**
  * Performs one action of the resource agent.
  *
  * @returns the OCF exit code
  */
-export async function runAgent(args: readonly string[]): Promise<number> {
-  const [action] = args;
-  if (action === 'meta-data') {
-    print(metadata());
+export async function runAgent(args: readonly string[]): Promise<OcfCode> {
+  const action = args[0] ?? process.env['__OCF_ACTION'] ?? '';
+  switch (action) {
+    case 'meta-data':
+      print(metadata());
+      return OCF.SUCCESS;
+    case 'validate-all':
+      return guarded(args, async (environment) => {
+        const { validateAll } = await import('./actions/validate-all.ts');
+        return validateAll(environment, readParameters(process.env));
+      });
+    case 'usage':
+    case 'help':
+      print(USAGE);
+      return OCF.SUCCESS;
+    default: {
+      const load = Object.hasOwn(ACTIONS, action) ? ACTIONS[action] : undefined;
+      if (load === undefined) {
+        printError(USAGE);
+        return OCF.ERR_UNIMPLEMENTED;
+      }
+      return perform(args, load);
+    }
+  }
+}
+
+async function perform(args: readonly string[], load: () => Promise<Action>): Promise<OcfCode> {
+  return guarded(args, async (environment, log) => {
+    const deadline = actionDeadline(environment);
+    const { parameters, problems } = readParameters(process.env);
+    const hindering = problemsForAction(environment.action, problems);
+    if (STOPPING.includes(environment.action)) {
+      for (const { reason } of hindering) {
+        log.warn(reason);
+      }
+      if (parameters.config === '') {
+        return cannotExist(environment, log);
+      }
+    } else {
+      refuseProblems(hindering);
+    }
+    if (environment.action === 'start') {
+      refuseProblems(await findLocalProblems(parameters));
+    }
+    const guest = await identifyGuest(environment, parameters, log);
+    let policy: Promise<Policy> | undefined;
+    const context: ActionContext = {
+      environment,
+      parameters,
+      guest,
+      deadline,
+      log,
+      policy: () => {
+        policy ??= import('../../lib/policy.ts').then(({ loadPolicy }) => loadPolicy(parameters.policy));
+        return policy;
+      },
+    };
+    return (await load())(context);
+  });
+}
+
+/** A resource without a usable `config` has never been started: a start refuses it. */
+function cannotExist(environment: OcfEnvironment, log: Log): OcfCode {
+  if (environment.action === 'stop') {
     return OCF.SUCCESS;
   }
-  printError(`ocf-exit-reason:${action ?? 'no action'} is not implemented\n`);
-  return OCF.ERR_UNIMPLEMENTED;
+  if (!environment.isProbe) {
+    log.exitReason('config: required parameter not set, so there is no guest to look for');
+  }
+  return OCF.NOT_RUNNING;
+}
+
+/** Runs `work`; what it throws becomes an exit code and an exit reason, and never a stack trace for the user. */
+async function guarded(
+  args: readonly string[],
+  work: (environment: OcfEnvironment, log: Log) => Promise<OcfCode>,
+): Promise<OcfCode> {
+  let log: Log | undefined;
+  try {
+    const environment = readEnvironment(args, process.env);
+    log = new Log(environment);
+    return await work(environment, log);
+  } catch (error) {
+    const reason = messageOf(error);
+    if (log === undefined) {
+      printError(`ocf-exit-reason:${reason}\n`);
+    } else {
+      log.exitReason(reason);
+      log.debug(error instanceof Error ? (error.stack ?? '') : '');
+    }
+    if (error instanceof OcfFailure) {
+      return error.code;
+    }
+    if (!isKvmhaError(error)) {
+      log?.err('this is a defect of kvmha; please report it with the log at debug level (HA_debug=1)');
+    }
+    return OCF.ERR_GENERIC;
+  }
 }

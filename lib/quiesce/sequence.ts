@@ -60,6 +60,9 @@ export type QuiesceOutcome =
   /** A step failed. `undone`: the guest is as it was before, except that it is paused. */
   | { readonly kind: 'failed'; readonly step: Step; readonly reason: string; readonly undone: boolean };
 
+/** What the names of the sentinels' block nodes begin with. */
+export const SENTINEL_PREFIX = 'kvmha-sentinel-';
+
 /** Told of every step before it is taken. */
 export type StepListener = (step: Step) => void;
 
@@ -222,7 +225,7 @@ class Sequence {
 
   async #withSentinel(medium: Medium, index: number): Promise<RecordedMedium> {
     const image = identify(medium.filename);
-    const path = join(this.#target.sentinelDirectory, `kvmha-sentinel-${index}.vdi`);
+    const path = join(this.#target.sentinelDirectory, `${SENTINEL_PREFIX}${index}.vdi`);
     // vdi is a format that QEMU refuses to save or migrate, so that nobody can carry the guest away.
     await runChecked('qemu-img', ['create', '-q', '-f', 'vdi', '--', path, String(medium.virtualSize)], {
       deadline: this.#deadline,
@@ -230,7 +233,7 @@ class Sequence {
     const owner = statSync(this.#target.sentinelDirectory);
     chownSync(path, owner.uid, owner.gid);
     chmodSync(path, 0o600);
-    const node = `kvmha-sentinel-${index}`;
+    const node = `${SENTINEL_PREFIX}${index}`;
     return {
       ...medium,
       image,

@@ -1,3 +1,4 @@
+import { createHash } from 'node:crypto';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { KvmhaError, messageOf } from '../error.ts';
@@ -6,6 +7,17 @@ import { KvmhaError, messageOf } from '../error.ts';
 export const STATE_DIRECTORY = '/run/kvmha';
 
 const UUID = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/**
+ * A uuid for a domain whose XML has none: always the same for the same name, so that its records and its lock are
+ * found again. A name-based uuid (RFC 9562, version 5) in a name space of kvmha's own.
+ */
+export function uuidForName(name: string): string {
+  const hash = createHash('sha1').update(`kvmha domain ${name}`).digest();
+  hash[6] = ((hash[6] ?? 0) & 0x0f) | 0x50;
+  hash[8] = ((hash[8] ?? 0) & 0x3f) | 0x80;
+  return hash.toString('hex', 0, 16).replace(/(.{8})(.{4})(.{4})(.{4})(.{12})/, '$1-$2-$3-$4-$5');
+}
 
 /**
  * The folder of one domain's records.

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import type { ChildProcess } from 'node:child_process';
 import { join } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
@@ -19,6 +19,7 @@ export interface DomainLock {
  */
 export async function lockDomain(uuid: string, deadline: Deadline): Promise<DomainLock> {
   const path = join(makeDomainDirectory(uuid), 'lock');
+  const { spawn } = await import('node:child_process');
   const child = spawn('flock', ['--no-fork', path, 'cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
   const release = () => {
     child.stdin?.destroy();

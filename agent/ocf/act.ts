@@ -1,0 +1,141 @@
+import { type Deadline, sleep } from '../../lib/deadline.ts';
+import { messageOf } from '../../lib/error.ts';
+import { closeLook, imagesOf, type Look, look, quickLook } from '../../lib/guest/look.ts';
+import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
+import { DEFAULT_POLICY } from '../../lib/policy.ts';
+import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
+import { uuidForName } from '../../lib/record/directory.ts';
+import { type DomainLock, lockDomain } from '../../lib/record/lock.ts';
+import { hasRunningRecord, writeRunningRecord } from '../../lib/record/running-record.ts';
+import { type Classification, classify } from '../../lib/state/classify.ts';
+import { type Behaviour, changesNothing, type Situation, verdict } from '../../lib/state/verdict.ts';
+import type { ActionContext } from './context.ts';
+import { refusal, whatToDo } from './reasons.ts';
+
+/** What an action found and decided. */
+export interface Decision {
+  readonly situation: Situation;
+  readonly seen: Look;
+  readonly classification: Classification;
+  readonly behaviour: Behaviour;
+}
+
+/** Milliseconds between two looks at a guest that is on its way to another state. */
+const SETTLE_PAUSE = 500;
+
+/**
+ * Performs an action: looks at the guest, classifies what was seen, and does what the table of verdicts says.
+ *
+ * Whatever changes the guest is done under the domain's lock and on a look taken under it.
+ *
+ * @throws OcfFailure with the action's exit code and reason; KvmhaError where a step failed
+ */
+export async function act(context: ActionContext, situation: Situation): Promise<OcfCode> {
+  let lock: DomainLock | undefined;
+  try {
+    for (;;) {
+      const decision = await decide(context, situation, lock !== undefined);
+      const { seen, behaviour, classification } = decision;
+      try {
+        if (behaviour.do === 'wait' && !context.deadline.passed()) {
+          await sleep(Math.min(SETTLE_PAUSE, context.deadline.remaining()));
+          continue;
+        }
+        if (changesNothing(behaviour)) {
+          await rememberRunning(context, decision);
+          return answer(context, decision);
+        }
+        if (lock === undefined) {
+          const key = seen.uuid ?? context.guest.uuid ?? uuidForName(context.guest.name);
+          lock = await lockDomain(key, lockDeadline(context, situation));
+          continue;
+        }
+        context.log.debug(`${context.guest.name}: ${classification.state}, so ${behaviour.do}`);
+        const { carryOut } = await import('./carry-out.ts');
+        const code = await carryOut(context, decision);
+        if (code !== undefined) {
+          return code;
+        }
+      } finally {
+        closeLook(seen);
+      }
+    }
+  } finally {
+    lock?.release();
+  }
+}
+
+async function decide(context: ActionContext, situation: Situation, locked: boolean): Promise<Decision> {
+  const { guest, deadline, parameters } = context;
+  const quick = situation === 'monitor' && !locked ? await quickLook(guest, deadline) : undefined;
+  const seen = quick ?? (await look(guest, deadline));
+  const classification = classify(seen.observation);
+  // Only a full storage is judged by the policy file; a monitor of a guest that runs does not read it.
+  const { outOfSpace } =
+    classification.state === 'out-of-space' ? await policyOrDefault(context) : DEFAULT_POLICY;
+  const behaviour = verdict(classification.state, situation, {
+    operatorPause: parameters.operator_pause,
+    guestPanic: parameters.guest_panic,
+    outOfSpace,
+  });
+  return { situation, seen, classification, behaviour };
+}
+
+/** A policy file that cannot be used must not keep a guest from being monitored or stopped. */
+export async function policyOrDefault(context: ActionContext) {
+  try {
+    return await context.policy();
+  } catch (error) {
+    context.log.err(`${messageOf(error)}; going by the default policy`);
+    return DEFAULT_POLICY;
+  }
+}
+
+/** A stop must have time left to end the guest; what another process does to it ends by its own deadline. */
+function lockDeadline({ deadline }: ActionContext, situation: Situation): Deadline {
+  return situation === 'stop' ? deadline.within(deadline.remaining() / 2) : deadline;
+}
+
+/** What a guest ran with here must be known when its process is gone. A probe writes nothing. */
+async function rememberRunning(context: ActionContext, { situation, seen, classification }: Decision) {
+  const { state } = classification;
+  const uuid = seen.uuid;
+  if (situation === 'probe' || situation === 'monitor-role-stopped' || uuid === undefined) {
+    return;
+  }
+  if ((state === 'running' || state === 'degraded') && !hasRunningRecord(uuid)) {
+    const qemu = seen.qemu ?? findQemuProcesses(context.guest)[0];
+    if (qemu !== undefined) {
+      const { pid, startTime } = qemu;
+      writeRunningRecord(uuid, { qemu: { pid, startTime }, images: imagesOf(qemu) });
+    }
+  }
+}
+
+function answer(context: ActionContext, decision: Decision): OcfCode {
+  const { behaviour, classification, situation } = decision;
+  const { guest, log } = context;
+  const seen = `${guest.name} is ${classification.state}: ${classification.reason}`;
+  switch (behaviour.do) {
+    case 'refuse':
+      throw new OcfFailure(behaviour.code, refusal(behaviour.why, context, decision));
+    case 'wait':
+      throw new OcfFailure(behaviour.code, `${seen}; it did not settle in time`);
+    case 'answer':
+      if (situation === 'monitor-role-stopped' && classification.state !== 'shut-off') {
+        log.warn(`${seen}; the cluster does not expect it here. ${whatToDo(context, decision)}`);
+      } else if (isFailure(behaviour.code, situation)) {
+        log.exitReason(`${seen}. ${whatToDo(context, decision)}`);
+      } else {
+        log.debug(seen);
+      }
+      return behaviour.code;
+    default:
+      throw new Error(`${behaviour.do} is not an answer`);
+  }
+}
+
+/** A probe that finds nothing running is no failure; a recurring monitor that does is one. */
+function isFailure(code: OcfCode, situation: Situation): boolean {
+  return situation === 'probe' ? code === OCF.ERR_GENERIC : code !== OCF.SUCCESS;
+}

@@ -1,0 +1,214 @@
+import { mkdirSync } from 'node:fs';
+import { isKvmhaError, messageOf } from '../../lib/error.ts';
+import { boot, LocalObstacle, savedStatePath, startResources } from '../../lib/guest/boot.ts';
+import { fence } from '../../lib/guest/fence.ts';
+import { look } from '../../lib/guest/look.ts';
+import { migrate } from '../../lib/guest/migrate.ts';
+import { migrationTarget } from '../../lib/guest/migration-target.ts';
+import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
+import { saveConfig } from '../../lib/guest/save-config.ts';
+import { shutDown } from '../../lib/guest/shut-down.ts';
+import { Virsh } from '../../lib/libvirt/virsh.ts';
+import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
+import type { Behaviour } from '../../lib/state/verdict.ts';
+import { type Decision, policyOrDefault } from './act.ts';
+import { hindranceToChange, hindranceToQuiesce, rememberPreserved } from './cluster-consent.ts';
+import type { ActionContext } from './context.ts';
+import { whatToDo } from './reasons.ts';
+
+/** Milliseconds at the end of a stop that a failed quiesce must leave for ending the guest the hard way. */
+const FENCE_RESERVE = 15_000;
+
+/**
+ * Does what was decided about a guest. The domain's lock is held, and the decision rests on a look taken under it.
+ *
+ * @returns the action's exit code, or undefined when the guest must be looked at again to know it
+ * @throws OcfFailure, or KvmhaError where a step failed
+ */
+export async function carryOut(context: ActionContext, decision: Decision): Promise<OcfCode | undefined> {
+  const { classification, situation } = decision;
+  const { guest, log } = context;
+  if (situation === 'monitor') {
+    const seen = `${guest.name} is ${classification.state}: ${classification.reason}`;
+    const hindrance = await hindranceToChange(context);
+    if (hindrance !== undefined) {
+      log.exitReason(`${seen}. It is left as it is, because ${hindrance}`);
+      return classification.state === 'shut-off' ? OCF.NOT_RUNNING : OCF.ERR_GENERIC;
+    }
+    log.exitReason(`${seen}. ${whatToDo(context, decision)}`);
+  }
+  return carryOutBehaviour(context, decision, decision.behaviour);
+}
+
+async function carryOutBehaviour(
+  context: ActionContext,
+  decision: Decision,
+  behaviour: Behaviour,
+): Promise<OcfCode | undefined> {
+  const { guest, deadline, log } = context;
+  switch (behaviour.do) {
+    case 'answer':
+      return behaviour.code;
+    case 'fence':
+      await fence(guest, decision.seen, deadline, log);
+      return carryOutBehaviour(context, decision, behaviour.then);
+    case 'destroy':
+      await fence(guest, decision.seen, deadline, log);
+      return OCF.SUCCESS;
+    case 'shut-down':
+      await end(context, decision, behaviour.wakeFirst);
+      return OCF.SUCCESS;
+    case 'quiesce':
+      return quiesceOr(context, decision, behaviour);
+    case 'boot':
+      await start(context);
+      return undefined;
+    case 'migrate':
+      await migrateAway(context, decision);
+      return OCF.SUCCESS;
+    case 'refuse':
+    case 'wait':
+      throw new Error(`${behaviour.do} changes nothing`);
+  }
+}
+
+/** The graceful way, early enough before the deadline the hard way, and in the end the proof that it is gone. */
+async function end(context: ActionContext, decision: Decision, wakeFirst: boolean): Promise<void> {
+  const { guest, deadline, log, parameters } = context;
+  const { uuid } = decision.seen;
+  const { stop } = await policyOrDefault(context);
+  const reserve = Math.min(stop.forcedEndReserve * 1000, deadline.remaining() / 2);
+  const graceful = deadline.reserving(reserve);
+  if (parameters.save_config_on_stop && uuid !== undefined) {
+    await saveConfig(guest, uuid, parameters.config, parameters.sync_config_on_stop, graceful, log);
+  }
+  const saved = parameters.snapshot !== undefined && (await saveState(context, decision, graceful));
+  if (!saved && !parameters.force_stop) {
+    await shutDown(guest, decision.seen, { mode: parameters.shutdown_mode, wakeFirst }, graceful, log);
+  }
+  // What is destroyed is what is there now: a guest that has shut down needs no destroying.
+  const now = await look(guest, deadline);
+  now.monitor?.close();
+  const stillThere = now.qemu !== undefined;
+  if (stillThere && !parameters.force_stop) {
+    log.warn(`${guest.name}: it has not shut down in time, ending it`);
+  }
+  await fence(guest, stillThere ? now : { ...now, uuid: now.uuid ?? uuid }, deadline, log);
+}
+
+/** `virsh save` into the folder of the parameter `snapshot`; a start goes on from there. */
+async function saveState(
+  { guest, parameters, log }: ActionContext,
+  { seen }: Decision,
+  deadline: ActionContext['deadline'],
+): Promise<boolean> {
+  if (parameters.snapshot === undefined || seen.uuid === undefined) {
+    return false;
+  }
+  try {
+    mkdirSync(parameters.snapshot, { recursive: true });
+    const path = savedStatePath(parameters.snapshot, guest.name);
+    log.info(`${guest.name}: saving its state to ${path}`);
+    await guest.virsh.command(['save', seen.uuid, path], deadline);
+    return true;
+  } catch (error) {
+    log.err(`${guest.name}: its state was not saved, shutting it down instead: ${messageOf(error)}`);
+    return false;
+  }
+}
+
+async function quiesceOr(
+  context: ActionContext,
+  decision: Decision,
+  behaviour: Extract<Behaviour, { do: 'quiesce' }>,
+): Promise<OcfCode | undefined> {
+  const { guest, deadline, log } = context;
+  const { seen, classification, situation } = decision;
+  const reserve = situation === 'stop' ? Math.min(FENCE_RESERVE, deadline.remaining() / 2) : 0;
+  const hindrance =
+    seen.record === undefined ? await hindranceToQuiesce(context, deadline.reserving(reserve)) : undefined;
+  const fault = classification.fault ?? classification.reason;
+  const outcome =
+    hindrance === undefined
+      ? await quiesceGuest(guest, seen, fault, deadline.reserving(reserve), log)
+      : ({ kind: 'refused', reasons: [hindrance] } as const);
+  switch (outcome.kind) {
+    case 'proved':
+      await rememberPreserved(context, fault);
+      log.exitReason(
+        `${guest.name} was hit by ${fault} and is quiesced-failover-safe: it may run elsewhere. Its qemu, process ` +
+          `${seen.qemu?.pid}, is kept for a post-mortem; "kvmha release ${guest.name}" ends it`,
+      );
+      return behaviour.proven;
+    case 'refused':
+      log.exitReason(
+        `${guest.name} (${fault}) cannot be proved failover-safe: ${outcome.reasons.join('; ')}`,
+      );
+      break;
+    case 'failed':
+      log.exitReason(
+        `${guest.name} (${fault}) could not be made failover-safe, ${outcome.step} failed: ${outcome.reason}` +
+          (outcome.undone ? '; what was done is undone' : ''),
+      );
+      break;
+  }
+  return carryOutBehaviour(context, decision, behaviour.otherwise);
+}
+
+async function start({ guest, parameters, deadline, log }: ActionContext): Promise<void> {
+  try {
+    await boot(
+      guest,
+      {
+        config: parameters.config,
+        snapshot: parameters.snapshot,
+        backingfile: parameters.backingfile,
+        stateless: parameters.stateless,
+        copyindirs: parameters.copyindirs,
+        startResources: parameters.start_resources,
+        setErrorPolicy: parameters.set_error_policy,
+      },
+      deadline,
+      log,
+    );
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    const left = await look(guest, deadline);
+    left.monitor?.close();
+    if (left.qemu !== undefined) {
+      log.warn(`${guest.name}: its start failed half-way, ending what is left of it`);
+      await fence(guest, left, deadline, log);
+    }
+    const code = error instanceof LocalObstacle ? OCF.ERR_INSTALLED : OCF.ERR_GENERIC;
+    throw new OcfFailure(code, `${guest.name} was not started: ${messageOf(error)}`, { cause: error });
+  }
+}
+
+async function migrateAway(context: ActionContext, { seen }: Decision): Promise<void> {
+  const { guest, parameters, environment, deadline, log } = context;
+  const node = environment.migrateTarget;
+  if (node === undefined) {
+    throw new OcfFailure(OCF.ERR_ARGS, `${guest.name}: migrate_to was called without a target node`);
+  }
+  if (seen.uuid === undefined || seen.qemu === undefined) {
+    throw new OcfFailure(
+      OCF.ERR_GENERIC,
+      `${guest.name}: its qemu process was not found, so it is not migrated`,
+    );
+  }
+  const target = migrationTarget(parameters, node);
+  if (parameters.save_config_on_stop) {
+    await saveConfig(guest, seen.uuid, parameters.config, parameters.sync_config_on_stop, deadline, log);
+  }
+  if (parameters.start_resources) {
+    await startResources(new Virsh(target.remoteUri), parameters.config, deadline, log);
+  }
+  const options = { ...target, downtime: parameters.migration_downtime, speed: parameters.migration_speed };
+  await migrate(guest, seen.uuid, seen.qemu, options, deadline, log);
+  // On success libvirt has ended the qemu here, and its writes went to the target's storage with the hand-over.
+  const left = await look(guest, deadline);
+  left.monitor?.close();
+  await fence(guest, { ...left, uuid: left.uuid ?? seen.uuid }, deadline, log);
+}

@@ -1,0 +1,104 @@
+import { mkdirSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { Deadline } from '../../lib/deadline.ts';
+import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
+import type { Guest } from '../../lib/guest/guest.ts';
+import {
+  type DomainIdentity,
+  domainIdentityOf,
+  lastDomainIdentityOf,
+} from '../../lib/libvirt/domain-identity.ts';
+import { Virsh } from '../../lib/libvirt/virsh.ts';
+import { OCF, OcfFailure } from '../../lib/ocf.ts';
+import type { Parameters } from '../../lib/parameters.ts';
+import type { Policy } from '../../lib/policy.ts';
+import { STATE_DIRECTORY } from '../../lib/record/directory.ts';
+import type { OcfEnvironment } from './environment.ts';
+import type { Log } from './log.ts';
+
+/** Everything one action works with. */
+export interface ActionContext {
+  readonly environment: OcfEnvironment;
+  readonly parameters: Parameters;
+  readonly guest: Guest;
+  /** By when the action must have answered. */
+  readonly deadline: Deadline;
+  readonly log: Log;
+  /** The policy file's content, read when it is first needed. */
+  policy(): Promise<Policy>;
+}
+
+/** Actions that must find a guest even when its configuration is lost: what runs must be seen and stopped. */
+const LENIENT_ACTIONS = ['stop', 'monitor', 'status'];
+
+/**
+ * The moment by which an action answers: earlier than the cluster's timeout, after which no answer is heard and
+ * the action is killed.
+ */
+export function actionDeadline(environment: OcfEnvironment): Deadline {
+  return Deadline.in(environment.timeout).reserving(Math.min(1500, environment.timeout / 10));
+}
+
+/**
+ * Finds out which guest the resource is.
+ *
+ * @throws OcfFailure when its configuration cannot be used: ERR_PERM, ERR_INSTALLED when it is missing, ERR_ARGS when
+ *   it is not what it should be on this node
+ */
+export async function identifyGuest(
+  environment: OcfEnvironment,
+  parameters: Parameters,
+  log: Log,
+): Promise<Guest> {
+  const identity = await domainIdentity(environment, parameters.config, log);
+  return { ...identity, resource: environment.instance, virsh: new Virsh(parameters.hypervisor) };
+}
+
+async function domainIdentity(
+  environment: OcfEnvironment,
+  config: string,
+  log: Log,
+): Promise<DomainIdentity> {
+  const cache = identityCache(environment.instance);
+  try {
+    return await domainIdentityOf(config, cache);
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    if (!LENIENT_ACTIONS.includes(environment.action)) {
+      throw new OcfFailure(codeOf(error), messageOf(error), { cause: error });
+    }
+    const last = await lastDomainIdentityOf(config, cache);
+    if (last !== undefined) {
+      log.warn(
+        `${last.name}: its configuration cannot be read, going by what it was before: ${messageOf(error)}`,
+      );
+      return last;
+    }
+    // What never ran here under this resource can only be found by the name its file has.
+    const name = basename(config).replace(/\.xml$/, '');
+    log.warn(`${messageOf(error)}; looking for a guest named "${name}", as the file is`);
+    return { name, uuid: undefined };
+  }
+}
+
+/** A file per resource, beside the guests' records. */
+function identityCache(instance: string): string {
+  const directory = join(STATE_DIRECTORY, 'resources');
+  try {
+    mkdirSync(directory, { recursive: true, mode: 0o700 });
+  } catch (error) {
+    if (errnoOf(error) !== 'EROFS' && errnoOf(error) !== 'EACCES' && errnoOf(error) !== 'ENOSPC') {
+      throw new KvmhaError('file', `${directory}: ${messageOf(error)}`, { cause: error });
+    }
+  }
+  return join(directory, `${encodeURIComponent(instance).replaceAll('.', '%2E').slice(0, 200)}.json`);
+}
+
+function codeOf(error: KvmhaError) {
+  if (error.code === 'malformed') {
+    return OCF.ERR_ARGS;
+  }
+  return errnoOf(error.cause) === 'EACCES' ? OCF.ERR_PERM : OCF.ERR_INSTALLED;
+}

@@ -1,0 +1,65 @@
+import type { Refusal } from '../../lib/state/verdict.ts';
+import type { Decision } from './act.ts';
+import type { ActionContext } from './context.ts';
+
+/** Why an action refuses, and what a person can do. */
+export function refusal(why: Refusal, context: ActionContext, decision: Decision): string {
+  const { name } = context.guest;
+  const { reason, fault, state } = decision.classification;
+  const action = context.environment.action;
+  switch (why) {
+    case 'preserved':
+      return (
+        `${name} is preserved on this node${fault === undefined ? '' : ` (${fault})`}: its qemu, process ` +
+        `${decision.seen.qemu?.pid}, is kept for a post-mortem. Release it with "kvmha release ${name}", then ` +
+        'clean up the resource'
+      );
+    case 'stop-first':
+      return `${action}: ${name} is ${state} here: ${reason}. It must be stopped before it can be started`;
+    case 'runs-elsewhere':
+      return `${action}: ${name} has migrated away, its remains are here: ${reason}. A stop removes them`;
+    case 'post-copy':
+      return (
+        `${action}: ${name} is in a post-copy migration and lives on two nodes: ${reason}. Let the migration end, ` +
+        'or end it with virsh on the side that is to be given up'
+      );
+    case 'unfit':
+      return `${action}: ${name} is ${state}: ${reason}. It cannot be migrated in this state`;
+    case 'not-running':
+      return `${action}: ${name} does not run on this node: ${reason}`;
+  }
+}
+
+/** What a person can do about the state an action answers with. */
+export function whatToDo(context: ActionContext, decision: Decision): string {
+  const { name } = context.guest;
+  const pid = decision.seen.qemu?.pid;
+  switch (decision.classification.state) {
+    case 'quiesced-failover-safe':
+      return `It may run elsewhere. Its qemu, process ${pid}, is kept for a post-mortem; "kvmha release ${name}" ends it`;
+    case 'degraded':
+      return "Look at the node's storage and log; migrate the guest away";
+    case 'paused-by-operator':
+      return `Resume it with "virsh resume ${name}", or set operator_pause=healthy`;
+    case 'out-of-space':
+      return `Free space, then resume it with "virsh resume ${name}"`;
+    case 'faulted':
+      return 'The cluster will stop it and start it again';
+    case 'post-copy':
+      return 'Let the migration end';
+    case 'unknown':
+      return pid === undefined
+        ? 'Look at libvirt on this node'
+        : `Look at process ${pid} and at libvirt on this node`;
+    case 'crashed':
+    case 'shut-off-process-left':
+      return 'The fencing stage will end what is left of it';
+    case 'running':
+    case 'transient':
+    case 'incoming':
+    case 'migrated-away':
+    case 'suspended':
+    case 'shut-off':
+      return '';
+  }
+}

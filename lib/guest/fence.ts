@@ -1,0 +1,116 @@
+import { existsSync, rmSync } from 'node:fs';
+import type { Deadline } from '../deadline.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { isAlive, type ProcessIdentity, signalProcess } from '../linux/process.ts';
+import { syncFile } from '../linux/sync.ts';
+import type { Log } from '../log.ts';
+import { findQemuProcesses } from '../qemu/qemu-process.ts';
+import { removeRecord } from '../record/record.ts';
+import { type RunImage, readRunningRecord, removeRunningRecord } from '../record/running-record.ts';
+import type { Guest } from './guest.ts';
+import { imagesOf, type Look } from './look.ts';
+import { socketsOf } from './sockets.ts';
+
+/** Milliseconds kept for SIGKILL and the verification after `destroy`, where the deadline allows it. */
+const KILL_RESERVE = 5000;
+/** Milliseconds between two looks at whether qemu is gone. */
+const PAUSE = 50;
+
+/**
+ * The fencing stage: makes sure that a domain's qemu is dead, and that what it wrote is on the storage.
+ *
+ * `virsh destroy` where libvirt answers, SIGKILL to the verified process where that is not enough. It returns only
+ * when no thread of any qemu of the domain is left, and when every image that bypasses nothing (not cache=none) was
+ * synced. Done twice it does nothing the second time.
+ *
+ * @param seen the look that led here
+ * @throws KvmhaError when that could not be verified before the deadline: the caller's action has failed then
+ */
+export async function fence(guest: Guest, seen: Look, deadline: Deadline, log: Log): Promise<void> {
+  const record = seen.uuid === undefined ? undefined : readRunningRecord(seen.uuid);
+  const known = [
+    ...(seen.qemu === undefined ? [] : [seen.qemu]),
+    ...(record === undefined ? [] : [record.qemu]),
+  ];
+  const images = seen.qemu === undefined ? (record?.images ?? []) : imagesOf(seen.qemu);
+  await destroyDomain(guest, seen, deadline, log);
+  await killProcesses(guest, known, deadline, log);
+  await syncImages(guest, images, deadline, log);
+  if (seen.uuid !== undefined) {
+    removeRunningRecord(seen.uuid);
+    removeRecord(seen.uuid);
+  }
+  const sockets = socketsOf(guest.name);
+  if (sockets !== undefined) {
+    rmSync(sockets.agent, { force: true });
+    rmSync(sockets.watcher, { force: true });
+  }
+}
+
+/** Asks libvirt to end the domain. That it cannot is no failure yet: the processes are what counts. */
+async function destroyDomain(guest: Guest, seen: Look, deadline: Deadline, log: Log): Promise<void> {
+  const { libvirt } = seen.observation;
+  if (libvirt.kind !== 'state' || libvirt.state === 'shut off' || seen.uuid === undefined) {
+    return;
+  }
+  try {
+    log.info(`${guest.name}: destroying the domain`);
+    await guest.virsh.command(['destroy', seen.uuid], deadline.reserving(KILL_RESERVE).within(20_000));
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    log.warn(`${guest.name}: ${messageOf(error)}`);
+  }
+}
+
+async function killProcesses(
+  guest: Guest,
+  known: readonly ProcessIdentity[],
+  deadline: Deadline,
+  log: Log,
+): Promise<void> {
+  const left = () => processesLeft(guest, known);
+  const gone = (patience: Deadline) => patience.poll(PAUSE, () => (left().length === 0 ? true : undefined));
+  if (await gone(deadline.reserving(KILL_RESERVE - 1000).within(1000))) {
+    return;
+  }
+  for (const identity of left()) {
+    log.warn(`${guest.name}: killing its qemu, process ${identity.pid}`);
+    signalProcess(identity, 'SIGKILL');
+  }
+  if (!(await gone(deadline))) {
+    throw new KvmhaError(
+      'deadline',
+      `process ${left()[0]?.pid} of ${guest.name} does not die (a write to storage that hangs?)`,
+    );
+  }
+}
+
+/** Every process of the domain that has a living thread: those of the process table, and those known before. */
+function processesLeft(guest: Guest, known: readonly ProcessIdentity[]): ProcessIdentity[] {
+  const listed = findQemuProcesses(guest);
+  return [...listed, ...known.filter(({ pid }) => !listed.some((each) => each.pid === pid))].filter(isAlive);
+}
+
+async function syncImages(
+  guest: Guest,
+  images: readonly RunImage[],
+  deadline: Deadline,
+  log: Log,
+): Promise<void> {
+  // An image that has been removed since has nothing left to bring to storage.
+  const cached = images.filter((image) => !image.direct && existsSync(image.path));
+  if (cached.length > 0) {
+    log.debug(`${guest.name}: syncing ${cached.map(({ path }) => path).join(', ')}`);
+  }
+  try {
+    await Promise.all(cached.map(({ path }) => syncFile(path, deadline)));
+  } catch (cause) {
+    throw new KvmhaError(
+      'file',
+      `writes of ${guest.name} that the host still caches cannot be brought to storage: ${messageOf(cause)}`,
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,340 @@
+import { dirname } from 'node:path';
+import type { Deadline } from '../deadline.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { LibvirtMonitor } from '../libvirt/virsh.ts';
+import { holdsOf, identify } from '../linux/open-files.ts';
+import { isAlive } from '../linux/process.ts';
+import { parseCommandLine } from '../qemu/command-line.ts';
+import { findQemuProcesses, isDying, type QemuProcess, readPidFile } from '../qemu/qemu-process.ts';
+import { isObject, type Json, type Monitor, QmpSocket } from '../qemu/qmp.ts';
+import { blockNodes } from '../quiesce/inspection.ts';
+import { observeProof } from '../quiesce/observe.ts';
+import type { Proof } from '../quiesce/proof.ts';
+import { isOf, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
+import { type QuiesceRecord, readRecord } from '../record/record.ts';
+import { type RunImage, readRunningRecord } from '../record/running-record.ts';
+import type {
+  FailedDevice,
+  LibvirtView,
+  MigrationView,
+  MonitorView,
+  Observation,
+  ProcessView,
+} from '../state/observation.ts';
+import type { Guest } from './guest.ts';
+import { socketsOf } from './sockets.ts';
+
+/** How long one source of knowledge may keep a look waiting, in milliseconds, where the deadline allows it. */
+const PATIENCE = 8000;
+
+/** One look at a guest: what was seen, and the hands that an action needs to go on. */
+export interface Look {
+  readonly observation: Observation;
+  /** The domain's uuid: from its XML, its process or libvirt. Undefined when none of them knows it. */
+  readonly uuid: string | undefined;
+  /** Its qemu process. */
+  readonly qemu: QemuProcess | undefined;
+  /** Where its QEMU answers; to be closed by `closeLook`. */
+  readonly monitor: Monitor | undefined;
+  /** What was done to this very qemu on the way to being failover-safe. */
+  readonly record: QuiesceRecord | undefined;
+}
+
+export function closeLook(look: Look): void {
+  look.monitor?.close();
+}
+
+/**
+ * The cheapest look, for the monitor of a guest that runs: its own QMP socket, and nothing else.
+ *
+ * @returns undefined when the guest has no such socket, does not answer or does not run: a whole look is needed
+ */
+export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look | undefined> {
+  const socket = await connect(guest, deadline.within(PATIENCE));
+  if (socket.monitor === undefined) {
+    return undefined;
+  }
+  const { monitor } = socket;
+  try {
+    const view = await status(monitor, deadline.within(PATIENCE));
+    if (!view.running) {
+      return undefined;
+    }
+    const survivedError = await survivedErrors(monitor, deadline.within(PATIENCE));
+    const observation: Observation = {
+      libvirt: { kind: 'not-asked' },
+      monitor: view,
+      process: { kind: 'unknown', why: 'not looked for, because QEMU answers' },
+      quiesceBegun: false,
+      ...(survivedError === undefined ? {} : { survivedError }),
+    };
+    return { observation, uuid: socket.uuid, qemu: undefined, monitor: undefined, record: undefined };
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined;
+    }
+    throw error;
+  } finally {
+    monitor.close();
+  }
+}
+
+/** A whole look: the process table, libvirt, QMP, and the proof where a quiesce was begun. Changes nothing. */
+export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
+  const { view: processView, qemu } = processes(guest);
+  const patience = () => deadline.within(Math.min(PATIENCE, Math.max(1000, deadline.remaining() / 3)));
+  const [libvirt, own] = await Promise.all([
+    libvirtView(guest, qemu?.uuid, patience()),
+    connect(guest, patience()),
+  ]);
+  const uuid = guest.uuid ?? qemu?.uuid ?? libvirt.uuid;
+  const monitor = own.monitor ?? throughLibvirt(guest, uuid, qemu, libvirt.view);
+  let monitorView: MonitorView =
+    own.silent === undefined ? { kind: 'absent' } : { kind: 'silent', why: own.silent };
+  if (monitor !== undefined) {
+    monitorView = await monitorStatus(monitor, patience());
+  }
+  const recorded = uuid === undefined || qemu === undefined ? NO_RECORD : recordOf(uuid, qemu);
+  const usable = monitorView.kind === 'status' ? monitor : undefined;
+  const { begun, proof } = await quiesceProof(recorded, usable, monitorView, deadline);
+  const observation: Observation = {
+    libvirt: libvirt.view,
+    monitor: monitorView,
+    process: processView,
+    quiesceBegun: begun,
+    ...(proof === undefined ? {} : { proof }),
+    ...(qemu === undefined ? {} : migration(libvirt.view, monitorView, qemu)),
+  };
+  return { observation, uuid, qemu, monitor, record: recorded.record };
+}
+
+/** The images on qemu's command line, and whether each bypasses the host page cache. */
+export function imagesOf(qemu: QemuProcess): RunImage[] {
+  return parseCommandLine(qemu.argv).blockdevs.flatMap((node) => {
+    const cache = node['cache'];
+    const path = node['filename'];
+    return typeof path === 'string' && node['read-only'] !== true
+      ? [{ path, direct: isObject(cache) && cache['direct'] === true }]
+      : [];
+  });
+}
+
+/**
+ * The folder that libvirt made for this run of the domain, where a confined qemu may open files.
+ *
+ * @returns undefined when qemu's command line does not tell
+ */
+export function libvirtFolderOf(qemu: QemuProcess): string | undefined {
+  const secret = parseCommandLine(qemu.argv).options.find(
+    ({ name, value }) => name === 'object' && value?.includes('masterKey0'),
+  )?.value;
+  const file =
+    /"file":"((?:[^"\\]|\\.)*)"/.exec(secret ?? '')?.[1] ?? /(?:^|,)file=([^,]*)/.exec(secret ?? '')?.[1];
+  return file === undefined ? undefined : dirname(file);
+}
+
+function processes(guest: Guest): { view: ProcessView; qemu: QemuProcess | undefined } {
+  try {
+    const [qemu] = findQemuProcesses(guest);
+    if (qemu !== undefined) {
+      const view: ProcessView = { kind: 'alive', pid: qemu.pid, stopped: /^[Tt]/.test(qemu.state) };
+      return { view, qemu };
+    }
+    const dying = dyingProcess(guest);
+    return { view: dying === undefined ? { kind: 'none' } : { kind: 'dying', pid: dying }, qemu: undefined };
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return { view: { kind: 'unknown', why: messageOf(error) }, qemu: undefined };
+    }
+    throw error;
+  }
+}
+
+function dyingProcess(guest: Guest): number | undefined {
+  const filed = readPidFile(`/run/libvirt/qemu/${guest.name}.pid`);
+  if (filed !== undefined && isDying(filed)) {
+    return filed;
+  }
+  const recorded = guest.uuid === undefined ? undefined : readRunningRecord(guest.uuid)?.qemu;
+  return recorded !== undefined && isAlive(recorded) ? recorded.pid : undefined;
+}
+
+async function libvirtView(
+  guest: Guest,
+  processUuid: string | undefined,
+  deadline: Deadline,
+): Promise<{ view: LibvirtView; uuid: string | undefined }> {
+  try {
+    const uuid = guest.uuid ?? processUuid ?? (await guest.virsh.uuidOf(guest.name, deadline));
+    if (uuid === undefined) {
+      return { view: { kind: 'no-domain' }, uuid };
+    }
+    const view = await guest.virsh.look(uuid, deadline);
+    const mayHaveJob = view.kind === 'state' && view.state === 'paused';
+    return mayHaveJob
+      ? { view: { ...view, job: await guest.virsh.hasJob(uuid, deadline) }, uuid }
+      : { view, uuid };
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return { view: { kind: 'silent', why: messageOf(error) }, uuid: guest.uuid ?? processUuid };
+    }
+    throw error;
+  }
+}
+
+interface Connection {
+  readonly monitor: Monitor | undefined;
+  readonly uuid: string | undefined;
+  /** Why a monitor that is there does not answer. */
+  readonly silent: string | undefined;
+}
+
+/** Connects to the agent's socket of the guest, and makes sure that it is this guest's. */
+async function connect(guest: Guest, deadline: Deadline): Promise<Connection> {
+  const none: Connection = { monitor: undefined, uuid: undefined, silent: undefined };
+  const path = socketsOf(guest.name)?.agent;
+  if (path === undefined) {
+    return none;
+  }
+  let monitor: QmpSocket | undefined;
+  try {
+    monitor = await QmpSocket.connect(path, deadline);
+    const answer = await monitor.execute('query-uuid', {}, deadline);
+    const uuid = isObject(answer) ? String(answer['UUID']) : '';
+    if (guest.uuid !== undefined && uuid.toLowerCase() !== guest.uuid.toLowerCase()) {
+      monitor.close();
+      return none;
+    }
+    return { monitor, uuid, silent: undefined };
+  } catch (error) {
+    monitor?.close();
+    if (isKvmhaError(error, 'unreachable')) {
+      return none;
+    }
+    if (isKvmhaError(error)) {
+      return { ...none, silent: messageOf(error) };
+    }
+    throw error;
+  }
+}
+
+function throughLibvirt(
+  guest: Guest,
+  uuid: string | undefined,
+  qemu: QemuProcess | undefined,
+  view: LibvirtView,
+): Monitor | undefined {
+  return uuid !== undefined && qemu !== undefined && view.kind === 'state' && view.state !== 'shut off'
+    ? new LibvirtMonitor(guest.virsh, uuid)
+    : undefined;
+}
+
+async function monitorStatus(monitor: Monitor, deadline: Deadline): Promise<MonitorView> {
+  try {
+    const view = await status(monitor, deadline);
+    return view.runstate === 'io-error'
+      ? { ...view, failedDevices: await failedDevices(monitor, deadline) }
+      : view;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return { kind: 'silent', why: messageOf(error) };
+    }
+    throw error;
+  }
+}
+
+async function status(
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<Extract<MonitorView, { kind: 'status' }>> {
+  const answer = await monitor.execute('query-status', {}, deadline);
+  if (!isObject(answer) || typeof answer['status'] !== 'string' || typeof answer['running'] !== 'boolean') {
+    throw new KvmhaError('protocol', 'query-status: the answer lacks "status" or "running"');
+  }
+  return { kind: 'status', runstate: answer['status'], running: answer['running'], failedDevices: [] };
+}
+
+async function failedDevices(monitor: Monitor, deadline: Deadline): Promise<FailedDevice[]> {
+  return entries(await monitor.execute('query-block', {}, deadline)).flatMap((entry) => {
+    const ioStatus = entry['io-status'];
+    return ioStatus === 'failed' || ioStatus === 'nospace'
+      ? [{ device: String(entry['qdev'] ?? entry['device']), ioStatus }]
+      : [];
+  });
+}
+
+/**
+ * Errors that QEMU passed to the guest instead of stopping it (error_policy report, or none), from the counters
+ * of query-blockstats: they are kept from the start of qemu.
+ */
+async function survivedErrors(monitor: Monitor, deadline: Deadline): Promise<string | undefined> {
+  const failed = entries(await monitor.execute('query-blockstats', {}, deadline)).flatMap((entry) => {
+    const stats = entry['stats'];
+    const counts = ['rd', 'wr', 'flush', 'unmap'].map((operation) =>
+      Number((isObject(stats) ? stats[`failed_${operation}_operations`] : undefined) ?? 0),
+    );
+    const sum = counts.reduce((total, count) => total + count, 0);
+    return sum > 0 ? [`${String(entry['qdev'] ?? entry['device'])} (${sum})`] : [];
+  });
+  return failed.length === 0 ? undefined : `I/O errors were passed to the guest on ${failed.join(', ')}`;
+}
+
+function entries(answer: Json): { readonly [key: string]: Json }[] {
+  return Array.isArray(answer) ? answer.filter((entry) => isObject(entry)) : [];
+}
+
+/** What was recorded of a qemu; a record that cannot be read still tells that there was something to record. */
+interface Recorded {
+  readonly record: QuiesceRecord | undefined;
+  readonly unreadable: boolean;
+}
+const NO_RECORD: Recorded = { record: undefined, unreadable: false };
+
+function recordOf(uuid: string, qemu: QemuProcess): Recorded {
+  try {
+    const record = readRecord(uuid);
+    return record !== undefined && isOf(record, { qemu }) ? { record, unreadable: false } : NO_RECORD;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return { record: undefined, unreadable: true };
+    }
+    throw error;
+  }
+}
+
+async function quiesceProof(
+  { record, unreadable }: Recorded,
+  monitor: Monitor | undefined,
+  view: MonitorView,
+  deadline: Deadline,
+): Promise<{ begun: boolean; proof: Proof | undefined }> {
+  if (monitor === undefined || view.kind !== 'status') {
+    return { begun: record !== undefined || unreadable, proof: undefined };
+  }
+  if (record !== undefined) {
+    return { begun: true, proof: await observeProof(record, monitor, deadline.within(PATIENCE)) };
+  }
+  if (view.running) {
+    return { begun: false, proof: undefined };
+  }
+  // Without its record nothing proves that the writes are durable, but the guest cannot go on either.
+  const nodes = await blockNodes(monitor, deadline.within(PATIENCE));
+  return { begun: nodes.some((node) => node.name.startsWith(SENTINEL_PREFIX)), proof: undefined };
+}
+
+function migration(
+  libvirt: LibvirtView,
+  monitor: MonitorView,
+  qemu: QemuProcess,
+): { migration: MigrationView } | Record<never, never> {
+  const migrated =
+    (monitor.kind === 'status' && monitor.runstate === 'postmigrate') ||
+    (libvirt.kind === 'state' && libvirt.state === 'paused' && /^migrat/.test(libvirt.reason));
+  if (!migrated) {
+    return {};
+  }
+  const images = imagesOf(qemu).map(({ path }) => identify(path));
+  const holdsImageLock = holdsOf(qemu.pid, images).some((hold) => hold.by === 'lock');
+  // Only the action that migrated the guest has seen the other side.
+  return { migration: { targetRunning: false, holdsImageLock } };
+}

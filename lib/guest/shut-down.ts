@@ -1,0 +1,96 @@
+import { type Deadline, sleep } from '../deadline.ts';
+import { isKvmhaError, messageOf } from '../error.ts';
+import { isAlive } from '../linux/process.ts';
+import type { Log } from '../log.ts';
+import { isObject } from '../qemu/qmp.ts';
+import type { Guest } from './guest.ts';
+import type { Look } from './look.ts';
+
+export interface ShutDownOptions {
+  /** `virsh shutdown --mode`, where the operator wants a certain one. */
+  readonly mode: string | undefined;
+  /** The guest is suspended (ACPI S3) and hears nothing before it is woken. */
+  readonly wakeFirst: boolean;
+}
+
+/** Milliseconds between two looks at whether the guest has gone. */
+const PAUSE = 250;
+/** Milliseconds for the request itself. */
+const REQUEST = 10_000;
+
+/**
+ * Asks a guest to shut down and waits for it, at most until the deadline. That it does not is no error: the caller
+ * ends it then, and verifies its end in any case.
+ */
+export async function shutDown(
+  guest: Guest,
+  seen: Look,
+  options: ShutDownOptions,
+  deadline: Deadline,
+  log: Log,
+): Promise<void> {
+  const { monitor } = seen.observation;
+  const standsStill = monitor.kind === 'status' && !monitor.running;
+  if (standsStill && !options.wakeFirst && monitor.runstate !== 'paused') {
+    log.info(
+      `${guest.name}: its vCPUs stand still (${monitor.runstate}), it cannot hear a request to shut down`,
+    );
+    return;
+  }
+  try {
+    await request(guest, seen, options, deadline.within(REQUEST), log);
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    log.warn(`${guest.name}: the request to shut down failed: ${messageOf(error)}`);
+    return;
+  }
+  while (!deadline.passed() && !(await hasShutDown(seen, deadline))) {
+    await sleep(Math.min(PAUSE, deadline.remaining()));
+  }
+}
+
+async function request(
+  guest: Guest,
+  seen: Look,
+  { mode, wakeFirst }: ShutDownOptions,
+  deadline: Deadline,
+  log: Log,
+): Promise<void> {
+  const { libvirt, monitor } = seen.observation;
+  const { uuid } = seen;
+  if (libvirt.kind === 'state' && uuid !== undefined) {
+    if (wakeFirst) {
+      await guest.virsh.command(['dompmwakeup', uuid], deadline);
+    } else if (monitor.kind === 'status' && monitor.runstate === 'paused') {
+      log.info(`${guest.name}: resuming it, a paused guest cannot shut down`);
+      await guest.virsh.command(['resume', uuid], deadline);
+    }
+    log.info(`${guest.name}: asking it to shut down`);
+    const words = ['shutdown', uuid, ...(mode === undefined ? [] : ['--mode', mode])];
+    await guest.virsh.command(words, deadline);
+  } else if (seen.monitor !== undefined) {
+    log.info(`${guest.name}: libvirt does not answer, asking it to shut down over QMP`);
+    await seen.monitor.execute('system_powerdown', {}, deadline);
+  }
+}
+
+/** Its qemu is gone, or waits in `shutdown` for a libvirt that does not come. */
+async function hasShutDown(seen: Look, deadline: Deadline): Promise<boolean> {
+  if (seen.qemu === undefined || !isAlive(seen.qemu)) {
+    return true;
+  }
+  if (seen.observation.libvirt.kind === 'state' || seen.monitor === undefined) {
+    return false;
+  }
+  try {
+    const status = await seen.monitor.execute('query-status', {}, deadline);
+    return isObject(status) && status['status'] === 'shutdown';
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return false;
+    }
+    throw error;
+  }
+}

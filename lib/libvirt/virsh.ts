@@ -1,0 +1,141 @@
+import type { Deadline } from '../deadline.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { isObject, type Json, type Monitor, QmpError } from '../qemu/qmp.ts';
+import { type Output, run } from '../run.ts';
+import type { LibvirtView } from '../state/observation.ts';
+
+/**
+ * libvirt, through virsh: for what changes domains, and where a guest's own monitor does not answer.
+ *
+ * Domains are named by their uuid wherever that is known. virsh takes a name that is a number for a domain's id,
+ * and would so act on another guest.
+ */
+export class Virsh {
+  readonly uri: string;
+
+  /** @param uri of the connection, as `virsh --connect` takes it */
+  constructor(uri: string) {
+    this.uri = uri;
+  }
+
+  /**
+   * Runs one virsh command and returns its output.
+   *
+   * @throws KvmhaError `unreachable` when the daemon refuses, `no-domain` when it does not know the domain,
+   *   `program-failed` for every other failure, `deadline` when virsh hung and was killed, `program-missing`
+   */
+  async command(words: readonly string[], deadline: Deadline, input?: string): Promise<string> {
+    const output = await run('virsh', ['--connect', this.uri, '--quiet', ...words], {
+      deadline,
+      ...(input === undefined ? {} : { input }),
+    });
+    if (output.exitCode !== 0) {
+      throw failureOf(words, output);
+    }
+    return output.stdout;
+  }
+
+  /**
+   * The uuid of the domain of exactly this name.
+   *
+   * @returns undefined when libvirt has none of that name
+   */
+  async uuidOf(name: string, deadline: Deadline): Promise<string | undefined> {
+    const list = await this.command(['list', '--all', '--uuid', '--name'], deadline);
+    for (const line of list.split('\n')) {
+      const match = /^(\S+) +(.*)$/.exec(line);
+      if (match?.[2] === name) {
+        return match[1];
+      }
+    }
+    return undefined;
+  }
+
+  /** What libvirt says of a domain; that it says nothing is a view, too. */
+  async look(uuid: string, deadline: Deadline): Promise<LibvirtView> {
+    try {
+      const text = await this.command(['domstate', '--reason', uuid], deadline);
+      const match = /^([^(]*?) *(?:\((.*)\))?\s*$/.exec(text.trim());
+      return { kind: 'state', state: match?.[1] ?? text.trim(), reason: match?.[2] ?? '' };
+    } catch (error) {
+      if (isKvmhaError(error, 'no-domain')) {
+        return { kind: 'no-domain' };
+      }
+      if (isKvmhaError(error)) {
+        return { kind: 'silent', why: messageOf(error) };
+      }
+      throw error;
+    }
+  }
+
+  /** Whether libvirt has a job (migration, save, dump) on the domain, by `virsh domjobinfo`. */
+  async hasJob(uuid: string, deadline: Deadline): Promise<boolean> {
+    const text = await this.command(['domjobinfo', uuid], deadline);
+    return !/^Job type:\s*None\s*$/m.test(text);
+  }
+
+  /** The facts of `virsh dominfo`, by the names it prints. */
+  async information(uuid: string, deadline: Deadline): Promise<ReadonlyMap<string, string>> {
+    const text = await this.command(['dominfo', uuid], deadline);
+    return new Map(
+      text.split('\n').flatMap((line) => {
+        const match = /^([^:]+):\s*(.*)$/.exec(line);
+        return match?.[1] === undefined || match[2] === undefined ? [] : [[match[1], match[2]]];
+      }),
+    );
+  }
+}
+
+/** A guest's QMP through libvirt's own monitor, for guests that were started without one of ours. */
+export class LibvirtMonitor implements Monitor {
+  readonly #virsh: Virsh;
+  readonly #uuid: string;
+
+  constructor(virsh: Virsh, uuid: string) {
+    this.#virsh = virsh;
+    this.#uuid = uuid;
+  }
+
+  async execute(command: string, args: { readonly [key: string]: Json }, deadline: Deadline): Promise<Json> {
+    const request = JSON.stringify({ execute: command, arguments: args });
+    const text = await this.#virsh.command(['qemu-monitor-command', this.#uuid, request], deadline);
+    let reply: Json;
+    try {
+      reply = JSON.parse(text) as Json;
+    } catch (cause) {
+      throw new KvmhaError('protocol', `${command}: libvirt passed on something that is not JSON`, { cause });
+    }
+    const error = isObject(reply) ? reply['error'] : undefined;
+    if (isObject(error)) {
+      throw new QmpError(command, String(error['class']), String(error['desc']));
+    }
+    if (!isObject(reply) || reply['return'] === undefined) {
+      throw new KvmhaError('protocol', `${command}: the reply has neither return nor error`);
+    }
+    return reply['return'];
+  }
+
+  close(): void {
+    // Every command is a connection of its own.
+  }
+}
+
+/** virsh exits 1 for every failure and says the kind in words only (C locale). */
+function failureOf(words: readonly string[], output: Output): KvmhaError {
+  const said = output.stderr
+    .replace(/^error: /gm, '')
+    .replace(/\s+/g, ' ')
+    .trim();
+  const message = `virsh ${words[0] ?? ''}: ${said === '' ? `exited ${output.exitCode}` : said}`;
+  if (
+    /failed to connect to the hypervisor|Failed to connect socket|Cannot recv data|End of file while/i.test(
+      said,
+    )
+  ) {
+    return new KvmhaError('unreachable', message);
+  }
+  if (/failed to get domain|Domain not found|no domain with matching/i.test(said)) {
+    return new KvmhaError('no-domain', message);
+  }
+  return new KvmhaError('program-failed', message);
+}
