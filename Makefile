@@ -14,11 +14,13 @@ SYSTEM_PATH := $(subst $(CURDIR)/node_modules/.bin:,,$(PATH))
 export PATH := $(CURDIR)/node_modules/.bin:$(SYSTEM_PATH)
 
 MODULES = node_modules/.package-lock.json
+# What is installed, for the nodes of the lab.
+TREE    = build/tree/usr/sbin/kvmha
 SOURCES = $(shell find agent lib -name '*.ts') ocf-metadata.xml package.json scripts/build.ts
 
-# Files of tests: unit tests need neither root nor the binary; the others need both.
-UNIT_TESTS = $(shell find test/unit -name '*.test.ts')
-TESTS      = $(UNIT_TESTS) $(shell find test/build test/integration -name '*.test.ts')
+# Unit tests need neither root nor the binary; the others need both.
+UNIT_TESTS = $(sort $(shell find test/unit -name '*.test.ts'))
+TESTS      = $(UNIT_TESTS) $(sort $(shell find test -path test/unit -prune -o -name '*.test.ts' -print))
 NODE_TEST  = node --test --test-reporter=spec --test-timeout=600000
 # How many files of tests run at a time.
 CONCURRENCY ?= 1
@@ -32,7 +34,7 @@ help: ## List the targets
 
 setup: ## Install all that is needed (as root, on Debian or Ubuntu; asks nothing)
 	@scripts/packages.sh
-	@$(MAKE) --no-print-directory modules
+	@$(MAKE) -s modules
 
 modules: $(MODULES)
 
@@ -54,11 +56,16 @@ install: build/kvmha ## Install the binary, the agent and the documentation [DES
 	install -m 755 build/kvmha $(DESTDIR)$(SBINDIR)/.kvmha.new
 	mv -f $(DESTDIR)$(SBINDIR)/.kvmha.new $(DESTDIR)$(SBINDIR)/kvmha
 	ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/KvmGuest
-	install -m 644 README.md COPYING $(wildcard docs/policy.yaml) $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md COPYING docs/policy.yaml $(DESTDIR)$(DOCDIR)
+	install -m 644 build/kvmha.licenses $(DESTDIR)$(DOCDIR)/third-party-licenses
+
+$(TREE): build/kvmha README.md COPYING docs/policy.yaml
+	@rm -rf build/tree
+	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/tree
 
 uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
 	rm -f $(DESTDIR)$(AGENTDIR)/KvmGuest $(DESTDIR)$(SBINDIR)/kvmha
-	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml)
+	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
 	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR); do \
 	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
 	done
@@ -82,8 +89,8 @@ demo: setup build ## Show a guest failing over without fencing, in a lab on this
 bench: build ## Measure how long the binary takes to start
 	node test/bench/start-up.ts build/kvmha
 
-lab: setup build ## Start the lab: a cluster of nodes on this machine (as root)
-	node test/lab/lab.ts up
+lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)
+	node test/lab/lab.ts up --install build/tree
 
 lab-down: $(MODULES) ## Stop the lab
 	node test/lab/lab.ts down

@@ -2,17 +2,18 @@
  * Builds the one binary `kvmha`: node scripts/build.ts OUTPUT
  *
  * esbuild bundles agent/main.ts and the libraries into one script, pkg puts it into a copy of the Node that
- * runs this file (node_modules/node). Nothing is downloaded. Beside OUTPUT stay OUTPUT.cjs, the script, and
- * OUTPUT.meta.json, esbuild's account of what is in it.
+ * runs this file (node_modules/node). Nothing is downloaded. Beside OUTPUT stay OUTPUT.cjs, the script,
+ * OUTPUT.meta.json, esbuild's account of what is in it, and OUTPUT.licenses, the terms of all that is in it
+ * and not ours.
  */
-import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { globSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { resolve } from 'node:path';
 import pkg from '@yao-pkg/pkg/lib-es5/sea.js';
-import { build } from 'esbuild';
+import { build, type Metafile } from 'esbuild';
 
 const root = resolve(import.meta.dirname, '..');
 
-async function bundle(script: string, account: string): Promise<void> {
+async function bundle(script: string): Promise<Metafile> {
   const { version } = JSON.parse(readFileSync(`${root}/package.json`, 'utf8'));
   const result = await build({
     absWorkingDir: root,
@@ -36,7 +37,25 @@ async function bundle(script: string, account: string): Promise<void> {
     },
     logOverride: { 'empty-import-meta': 'silent' }, // only read when run from the sources
   });
-  writeFileSync(account, JSON.stringify(result.metafile));
+  return result.metafile;
+}
+
+function licenses(account: Metafile): string {
+  const packages = Object.keys(account.inputs).flatMap(
+    (path) => /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(path) ?? [],
+  );
+  const node = globSync(`node_modules/node/**/node-linux-${process.arch}`, { cwd: root });
+  return [...new Set([...packages.toSorted(), ...node])].map(licenseOf).join('\n');
+}
+
+function licenseOf(directory: string): string {
+  const { name, version } = JSON.parse(readFileSync(`${root}/${directory}/package.json`, 'utf8'));
+  const [file] = globSync('{LICENSE,license}{,.txt,.md}', { cwd: `${root}/${directory}` });
+  if (file === undefined) {
+    throw new Error(`${name} is part of the binary, but its licence was not found`);
+  }
+  const text = readFileSync(`${root}/${directory}/${file}`, 'utf8').trim();
+  return `==== ${name} ${version} ====\n\n${text}\n`;
 }
 
 /**
@@ -70,7 +89,9 @@ async function pack(script: string, output: string): Promise<void> {
 const output = resolve(process.argv[2] ?? `${root}/build/kvmha`);
 const unfinished = `${output}.${process.pid}`;
 try {
-  await bundle(`${output}.cjs`, `${output}.meta.json`);
+  const account = await bundle(`${output}.cjs`);
+  writeFileSync(`${output}.meta.json`, JSON.stringify(account));
+  writeFileSync(`${output}.licenses`, licenses(account));
   await pack(`${output}.cjs`, unfinished);
   // An agent may be running from the old file: replace it, never write into it.
   renameSync(unfinished, output);

@@ -59,5 +59,5 @@ fi
 
 say "installing ${missing[*]}"
 export DEBIAN_FRONTEND=noninteractive
-apt-get -q update || say 'some package lists could not be updated; going on with what is known'
-apt-get -q install --yes --no-install-recommends "${missing[@]}" </dev/null
+apt-get -qq update || say 'some package lists could not be updated; going on with what is known'
+apt-get -qq install --yes --no-install-recommends -o Dpkg::Use-Pty=0 "${missing[@]}" </dev/null >/dev/null
