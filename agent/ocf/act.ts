@@ -42,7 +42,7 @@ export async function act(context: ActionContext, situation: Situation): Promise
           continue;
         }
         if (changesNothing(behaviour)) {
-          await rememberRunning(context, decision);
+          await remember(context, decision);
           return answer(context, decision);
         }
         if (lock === undefined) {
@@ -96,10 +96,17 @@ function lockDeadline({ deadline }: ActionContext, situation: Situation): Deadli
   return situation === 'stop' ? deadline.within(deadline.remaining() / 2) : deadline;
 }
 
-/** What a guest ran with here must be known when its process is gone. A probe writes nothing. */
-async function rememberRunning(context: ActionContext, { situation, seen, classification }: Decision) {
+/**
+ * What a guest ran with here must be known when its process is gone. A probe writes nothing about it, but marks the
+ * node anew where a preserved guest is: the cluster forgets the mark when it is stopped on the node.
+ */
+async function remember(context: ActionContext, { situation, seen, classification }: Decision) {
   const { state } = classification;
   const uuid = seen.uuid;
+  if (state === 'quiesced-failover-safe' && context.environment.inCluster) {
+    const { markPreservedHere } = await import('./cluster-consent.ts');
+    await markPreservedHere(context, seen.record?.fault ?? 'unknown');
+  }
   if (situation === 'probe' || situation === 'monitor-role-stopped' || uuid === undefined) {
     return;
   }

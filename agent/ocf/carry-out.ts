@@ -12,12 +12,17 @@ import { Virsh } from '../../lib/libvirt/virsh.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import type { Behaviour } from '../../lib/state/verdict.ts';
 import { type Decision, policyOrDefault } from './act.ts';
-import { hindranceToChange, hindranceToQuiesce, rememberPreserved } from './cluster-consent.ts';
+import { type Consent, consentToQuiesce, hindranceToChange, markPreservedHere } from './cluster-consent.ts';
 import type { ActionContext } from './context.ts';
 import { whatToDo } from './reasons.ts';
 
 /** Milliseconds at the end of a stop that a failed quiesce must leave for ending the guest the hard way. */
 const FENCE_RESERVE = 15_000;
+
+const BEGUN: Consent = { kind: 'given', withdraw: () => {} };
+
+/** Milliseconds in which the cluster must answer what it is asked. */
+const CLUSTER_PATIENCE = 5000;
 
 /**
  * Does what was decided about a guest. The domain's lock is held, and the decision rests on a look taken under it.
@@ -30,7 +35,7 @@ export async function carryOut(context: ActionContext, decision: Decision): Prom
   const { guest, log } = context;
   if (situation === 'monitor') {
     const seen = `${guest.name} is ${classification.state}: ${classification.reason}`;
-    const hindrance = await hindranceToChange(context);
+    const hindrance = await hindranceToChange(context, context.deadline.within(CLUSTER_PATIENCE));
     if (hindrance !== undefined) {
       log.exitReason(`${seen}. It is left as it is, because ${hindrance}`);
       return classification.state === 'shut-off' ? OCF.NOT_RUNNING : OCF.ERR_GENERIC;
@@ -125,25 +130,34 @@ async function quiesceOr(
   const { guest, deadline, log } = context;
   const { seen, classification, situation } = decision;
   const reserve = situation === 'stop' ? Math.min(FENCE_RESERVE, deadline.remaining() / 2) : 0;
-  const hindrance =
-    seen.record === undefined ? await hindranceToQuiesce(context, deadline.reserving(reserve)) : undefined;
+  const patience = deadline.reserving(reserve);
   const fault = classification.fault ?? classification.reason;
+  // What an earlier action began cannot be taken back any more, so nobody is asked again.
+  const consent =
+    seen.record !== undefined || seen.uuid === undefined
+      ? BEGUN
+      : await consentToQuiesce(context, situation, seen.uuid, patience.within(CLUSTER_PATIENCE));
+  if (consent.kind === 'hold') {
+    log.exitReason(`${guest.name} (${fault}) is held, neither running nor quiesced: ${consent.why}`);
+    return OCF.DEGRADED;
+  }
   const outcome =
-    hindrance === undefined
-      ? await quiesceGuest(guest, seen, fault, deadline.reserving(reserve), log)
-      : ({ kind: 'refused', reasons: [hindrance] } as const);
+    consent.kind === 'given'
+      ? await quiesceGuest(guest, seen, fault, patience, log)
+      : ({ kind: 'refused', reasons: [consent.why] } as const);
+  if (outcome.kind !== 'proved' && consent.kind === 'given') {
+    consent.withdraw();
+  }
   switch (outcome.kind) {
     case 'proved':
-      await rememberPreserved(context, fault);
+      await markPreservedHere(context, fault);
       log.exitReason(
         `${guest.name} was hit by ${fault} and is quiesced-failover-safe: it may run elsewhere. Its qemu, process ` +
           `${seen.qemu?.pid}, is kept for a post-mortem; "kvmha release ${guest.name}" ends it`,
       );
       return behaviour.proven;
     case 'refused':
-      log.exitReason(
-        `${guest.name} (${fault}) cannot be proved failover-safe: ${outcome.reasons.join('; ')}`,
-      );
+      log.exitReason(`${guest.name} (${fault}) is not quiesced: ${outcome.reasons.join('; ')}`);
       break;
     case 'failed':
       log.exitReason(

@@ -1,5 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
+import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import { Deadline } from '../../lib/deadline.ts';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
@@ -26,6 +27,8 @@ export interface ActionContext {
   readonly log: Log;
   /** The policy file's content, read when it is first needed. */
   policy(): Promise<Policy>;
+  /** What the cluster's state was when it was first asked for. */
+  cluster(deadline: Deadline): Promise<ClusterView>;
 }
 
 /** Actions that must find a guest even when its configuration is lost: what runs must be seen and stopped. */

@@ -17,6 +17,8 @@ export interface OcfEnvironment {
    * not treat a guest as its own.
    */
   readonly isMonitorOfStopped: boolean;
+  /** Whether Pacemaker calls: it tells every agent its feature set. */
+  readonly inCluster: boolean;
   /** OCF_CHECK_LEVEL: 0, 10 or 20; monitor's depth, or how much validate-all may look at. */
   readonly checkLevel: number;
   /** During migrate_to: the node the guest is to go to. */
@@ -80,6 +82,7 @@ export function readEnvironment(
     // second away before it hands the operation on (construct_op in controld_execd.c), so that only the role
     // arrives here; it is spelt as in the configuration, where Pacemaker accepts any case.
     isMonitorOfStopped: action === 'monitor' && interval > 0 && meta('role')?.toLowerCase() === 'stopped',
+    inCluster: env['OCF_RESKEY_crm_feature_set'] !== undefined,
     checkLevel: wholeNumber(env['OCF_CHECK_LEVEL'] ?? env['OCF_RESKEY_OCF_CHECK_LEVEL']) ?? 0,
     migrateTarget: meta('migrate_target'),
     migrateSource: meta('migrate_source'),

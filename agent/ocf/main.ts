@@ -1,3 +1,4 @@
+import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import {
@@ -88,6 +89,7 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
     }
     const guest = await identifyGuest(environment, parameters, log);
     let policy: Promise<Policy> | undefined;
+    let cluster: Promise<ClusterView> | undefined;
     const context: ActionContext = {
       environment,
       parameters,
@@ -97,6 +99,12 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
       policy: () => {
         policy ??= import('../../lib/policy.ts').then(({ loadPolicy }) => loadPolicy(parameters.policy));
         return policy;
+      },
+      cluster: (patience) => {
+        cluster ??= import('../../lib/cluster/cluster-view.ts').then(({ readCluster }) =>
+          readCluster(environment.instance, patience, environment.node),
+        );
+        return cluster;
       },
     };
     return (await load())(context);

@@ -1,3 +1,98 @@
+import { statSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { errnoOf, isKvmhaError, messageOf } from '../../lib/error.ts';
+import { makeDomainDirectory, uuidForName } from '../../lib/record/directory.ts';
 import type { ActionContext } from './context.ts';
 
-export async function updateUtilization(_context: ActionContext): Promise<void> {}
+/** What a resource's utilization follows can change while the guest runs; it is looked at this often, in ms. */
+const REFRESH_INTERVAL = 600_000;
+
+/**
+ * Keeps the resource's utilization attributes at what the guest has, as the autoset_ and unset_ parameters say. In a
+ * monitor this is almost always one look at a file's age. That it cannot be done fails no action.
+ *
+ * @param anew the guest was just started or has just arrived: what was set before counts for nothing
+ */
+export async function updateUtilization(context: ActionContext, anew: boolean): Promise<void> {
+  const { environment, guest, log } = context;
+  if (!wantsAny(context) || !environment.inCluster) {
+    return;
+  }
+  try {
+    const cache = join(makeDomainDirectory(guest.uuid ?? uuidForName(guest.name)), 'utilization.json');
+    if (!anew && isFresh(cache)) {
+      return;
+    }
+    const { setUtilization, forgetUtilization } = await import('../../lib/cluster/utilization.ts');
+    if (anew) {
+      forgetUtilization(cache);
+    }
+    const deadline = context.deadline.within(context.deadline.remaining() / 2);
+    const outcome = await setUtilization(
+      environment.instance,
+      await wanted(context, deadline),
+      cache,
+      deadline,
+    );
+    if (outcome.kind !== 'done') {
+      log.warn(`${guest.name}: its utilization was not set: ${outcome.why}`);
+    }
+    if (!isFresh(cache)) {
+      writeFileSync(cache, '{}\n', { mode: 0o600 });
+    }
+  } catch (error) {
+    if (!isKvmhaError(error) && errnoOf(error) === undefined) {
+      throw error;
+    }
+    log.warn(`${guest.name}: its utilization was not set: ${messageOf(error)}`);
+  }
+}
+
+function wantsAny({ parameters }: ActionContext): boolean {
+  return (
+    parameters.autoset_utilization_cpu ||
+    parameters.autoset_utilization_host_memory ||
+    parameters.autoset_utilization_hv_memory ||
+    parameters.unset_utilization_cpu ||
+    parameters.unset_utilization_host_memory ||
+    parameters.unset_utilization_hv_memory
+  );
+}
+
+function isFresh(cache: string): boolean {
+  try {
+    return Date.now() - statSync(cache).mtimeMs < REFRESH_INTERVAL;
+  } catch (error) {
+    if (errnoOf(error) === 'ENOENT') {
+      return false;
+    }
+    throw error;
+  }
+}
+
+/** vCPUs, and memory in MiB, by `virsh dominfo`; null where an attribute is to be removed. */
+async function wanted({ guest, parameters }: ActionContext, deadline: ActionContext['deadline']) {
+  const uuid = guest.uuid ?? (await guest.virsh.uuidOf(guest.name, deadline));
+  const facts =
+    uuid === undefined ? new Map<string, string>() : await guest.virsh.information(uuid, deadline);
+  const number = (fact: string, divisor: number) => {
+    const value = Number.parseInt(facts.get(fact) ?? '', 10);
+    return Number.isNaN(value) ? undefined : Math.floor(value / divisor);
+  };
+  const choose = (set: boolean, unset: boolean, value: number | undefined) =>
+    set ? value : unset ? null : undefined;
+  const memory = number('Max memory', 1024);
+  return {
+    cpu: choose(parameters.autoset_utilization_cpu, parameters.unset_utilization_cpu, number('CPU(s)', 1)),
+    host_memory: choose(
+      parameters.autoset_utilization_host_memory,
+      parameters.unset_utilization_host_memory,
+      memory,
+    ),
+    hv_memory: choose(
+      parameters.autoset_utilization_hv_memory,
+      parameters.unset_utilization_hv_memory,
+      memory,
+    ),
+  };
+}

@@ -14,6 +14,6 @@ export async function migrateFrom(context: ActionContext): Promise<OcfCode> {
     await saveConfig(guest, uuid, parameters.config, parameters.sync_config_on_stop, deadline, log);
   }
   await awaitMonitorScripts(context);
-  await updateUtilization(context);
+  await updateUtilization(context, true);
   return code;
 }

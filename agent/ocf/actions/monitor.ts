@@ -28,7 +28,7 @@ export async function monitor(context: ActionContext): Promise<OcfCode> {
     await runMonitorScripts(context);
   }
   const { updateUtilization } = await import('../utilization.ts');
-  await updateUtilization(context);
+  await updateUtilization(context, false);
   return code;
 }
 

@@ -18,6 +18,6 @@ export async function reloadAgent(context: ActionContext): Promise<OcfCode> {
   if (code !== OCF.SUCCESS && code !== OCF.DEGRADED) {
     throw new OcfFailure(OCF.ERR_GENERIC, `${context.guest.name} does not run by the new parameters`);
   }
-  await updateUtilization(context);
+  await updateUtilization(context, true);
   return OCF.SUCCESS;
 }

@@ -10,6 +10,6 @@ export async function start(context: ActionContext): Promise<OcfCode> {
   await context.policy();
   const code = await act(context, 'start');
   await awaitMonitorScripts(context);
-  await updateUtilization(context);
+  await updateUtilization(context, true);
   return code;
 }
