@@ -18,6 +18,7 @@
 #    p  pvpanic 1, a panic             r  reset           d  dirty memory from now on (7 MiB/s)
 #    c  pvpanic 2, crash kernel runs   x  triple fault    w  arm the ib700 watchdog (4 s)
 #    h  hang with interrupts off       q  power off       m  allow machine check exceptions
+#    s  suspend to memory (ACPI S3); woken, it boots anew
 #    i  an instruction that KVM cannot emulate: an internal error (on KVM, without a video card; else nothing)
 .code16
 .globl _start
@@ -38,6 +39,7 @@
 .set PM1_CONTROL, 0x604
 .set POWER_BUTTON, 0x100
 .set SLEEP_S5, 0x2000
+.set SLEEP_S3, 0x2400
 
 _start:
   cli
@@ -52,17 +54,19 @@ _start:
 1:
   movb %dl, drive
   movl $main, transfer          # the rest of the program, behind this sector
-  movw $SECTORS - 1, count
+  movw $SECTORS - 1, wanted
   movl $1, sector
 2:
   movb $0x42, %ah
   call transfer_once
   jc 2b
-  movw $1, count
+  movw $1, wanted
   jmp main
 
 # One call to the BIOS: ah = 0x42 reads, 0x43 writes; carry is set when it failed, ah then says why.
 transfer_once:
+  pushw wanted                  # the BIOS puts there how many sectors it has done, which are none when it fails
+  popw count
   xorb %al, %al
   movb drive, %dl
   movw $packet, %si
@@ -79,6 +83,8 @@ sector:
   .long 0, 0
 drive:
   .byte 0
+wanted:
+  .word 0
 
 .org 508
 settings:
@@ -300,11 +306,18 @@ keyboard:
   je key_watchdog
   cmpb $'m', %al
   je key_machine_check
+  cmpb $'s', %al
+  je key_suspend
   cmpb $'q', %al
   je power_off
 1:
   ret
 
+key_suspend:
+  movw $PM1_CONTROL, %dx
+  movw $SLEEP_S3, %ax
+  outw %ax, %dx
+  ret
 key_panic:
   movb $1, %al
   jmp pvpanic
