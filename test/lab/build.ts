@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { createHash, randomUUID } from 'node:crypto';
 import { existsSync, mkdirSync, readFileSync, renameSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Deadline } from '../../lib/deadline.ts';
@@ -9,7 +9,7 @@ const DIRECTORY = resolve(import.meta.dirname, '../../build/test');
 const BUILD_TIMEOUT = 60_000;
 
 /**
- * Builds `source` once for each of its contents; test files that run at the same time may all ask for it.
+ * Builds `source` once for each of its contents; tests that run at the same time may all ask for it.
  *
  * @param name of the result
  * @param command the command line that makes `output` of `source`
@@ -24,7 +24,7 @@ export async function buildOnce(
   const result = join(DIRECTORY, `${hash.digest('hex').slice(0, 16)}-${name}`);
   if (!existsSync(result)) {
     mkdirSync(DIRECTORY, { recursive: true });
-    const output = `${result}.${process.pid}`;
+    const output = `${result}.${randomUUID()}`;
     const [program, ...args] = command(source, output);
     await runChecked(program, args, { deadline: Deadline.in(BUILD_TIMEOUT) });
     renameSync(output, result);
