@@ -7,6 +7,8 @@ DOCDIR  ?= $(PREFIX)/share/doc/kvmha
 # Pacemaker looks for agents here, whatever PREFIX is.
 OCF_ROOT ?= /usr/lib/ocf
 AGENTDIR  = $(OCF_ROOT)/resource.d/kvmha
+# The order of Pacemaker and libvirt when a node shuts down; without systemd the file is of no effect.
+UNITDIR  ?= /usr/lib/systemd/system/resource-agents-deps.target.d
 
 # Everything runs with the Node.js and the tools that package-lock.json names; only npm itself runs with the
 # distribution's Node.js.
@@ -52,21 +54,22 @@ build/kvmha: $(MODULES) $(SOURCES)
 
 # The binary is replaced by a rename: on a node of a live cluster the agent may be called at any moment.
 install: build/kvmha ## Install the binary, the agent and the documentation [DESTDIR= PREFIX=/usr]
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR)
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(UNITDIR)
 	install -m 755 build/kvmha $(DESTDIR)$(SBINDIR)/.kvmha.new
 	mv -f $(DESTDIR)$(SBINDIR)/.kvmha.new $(DESTDIR)$(SBINDIR)/kvmha
 	ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/KvmGuest
 	install -m 644 README.md COPYING docs/policy.yaml $(DESTDIR)$(DOCDIR)
 	install -m 644 build/kvmha.licenses $(DESTDIR)$(DOCDIR)/third-party-licenses
+	install -m 644 agent/systemd/resource-agents-deps.conf $(DESTDIR)$(UNITDIR)/kvmha.conf
 
 $(TREE): build/kvmha README.md COPYING docs/policy.yaml
 	@rm -rf build/tree
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/tree
 
 uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
-	rm -f $(DESTDIR)$(AGENTDIR)/KvmGuest $(DESTDIR)$(SBINDIR)/kvmha
+	rm -f $(DESTDIR)$(AGENTDIR)/KvmGuest $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(UNITDIR)/kvmha.conf
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
-	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR); do \
+	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(UNITDIR); do \
 	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
 	done
 
