@@ -1,6 +1,6 @@
 import type { Element } from '@xmldom/xmldom';
 import type { Deadline } from '../deadline.ts';
-import { isKvmhaError, messageOf } from '../error.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { ask, type NoAnswer } from './ask.ts';
 import { preservedAttribute } from './placement.ts';
 import { configuredId } from './resource-id.ts';
@@ -137,6 +137,10 @@ export async function parseClusterView(
 function describe(root: Element, resourceId: string, localNode: string): RunningCluster {
   const [controller] = select(root, 'summary/current_dc');
   const [options] = select(root, 'summary/cluster_options');
+  const nodes = select(root, 'nodes/node').map(describeNode);
+  if (options === undefined || nodes.length === 0) {
+    throw new KvmhaError('malformed', "crm_mon's answer has no cluster options or no nodes");
+  }
   const hasController = isTrue(controller, 'present');
   return {
     kind: 'cluster',
@@ -147,7 +151,7 @@ function describe(root: Element, resourceId: string, localNode: string): Running
     stonithEnabled: isTrue(options, 'stonith-enabled'),
     maintenanceMode: isTrue(options, 'maintenance-mode'),
     stopAllResources: isTrue(options, 'stop-all-resources'),
-    nodes: select(root, 'nodes/node').map(describeNode),
+    nodes,
     resourceId,
     resource: describeResource(select(root, 'resources')[0], resourceId, localNode),
     attributes: new Map(

@@ -13,6 +13,7 @@ primitive follower ocf:heartbeat:Dummy
 group together member follower
 primitive twin ocf:heartbeat:Dummy
 clone twins twin meta globally-unique=true clone-max=2
+primitive slow ocf:pacemaker:Dummy params op_sleep=3 op monitor interval=60s meta migration-threshold=1
 location prefer guest 50: node1
 location placement guest rule -inf: kvmha-preserved-guest eq 1
 `;
@@ -176,6 +177,22 @@ describe('a cluster of three nodes', () => {
     assert.notEqual(await placeOf('guest'), 'node1');
     await node1.check(['crm_resource', '--cleanup', '-r', 'guest']);
     await settled();
+  });
+
+  it('knows where the resource would go while it is being stopped, too', async () => {
+    const place = await placeOf('slow');
+    await call(node1, 'requestFailover', 'slow', place);
+    const view = await Deadline.in(10_000).poll(50, async () => {
+      const seen = await call(lab.node(place), 'readCluster', 'slow', place);
+      return seen.resource.role === 'Stopping' ? seen : undefined;
+    });
+    assert.ok(view, 'it never was seen stopping');
+    const { destination, hindrance, noHelp } = await call(lab.node(place), 'judge', 'slow');
+    assert.equal(destination.kind, 'node', JSON.stringify(destination));
+    assert.equal(noHelp, undefined);
+    assert.equal(hindrance, undefined);
+    await settled();
+    assert.equal(await placeOf('slow'), destination.node);
   });
 
   it('sets utilization once, of the primitive of a clone, too', async () => {

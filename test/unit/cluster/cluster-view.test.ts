@@ -100,7 +100,7 @@ describe('parseClusterView', () => {
       <bundle id="b"><replica id="0"><resource id="b-ip" managed="true"/>
         <resource id="g" managed="true"><node name="n"/></resource></replica></bundle>
       <clone id="c"><group id="grp"><resource id="h" managed="true"><node name="m"/></resource></group></clone>`;
-    const xml = `<pacemaker-result><resources>${resources}</resources></pacemaker-result>`;
+    const xml = recorded('healthy').replace('<resources>', `<resources>${resources}`);
     const find = async (id: string) => {
       const view = await parseClusterView(xml, id, 'n');
       return view.kind === 'cluster' ? view.resource?.collective : view;
@@ -119,7 +119,13 @@ describe('parseClusterView', () => {
   });
 
   it('takes anything else for silence', async () => {
-    for (const text of ['', 'crm_mon: what?', '<html/>', recorded('healthy').slice(0, 900)]) {
+    for (const text of [
+      '',
+      'crm_mon: what?',
+      '<html/>',
+      recorded('healthy').slice(0, 900),
+      recorded('no-cluster'),
+    ]) {
       const view = await parseClusterView(text, 'g1', 'node1');
       assert.equal(view.kind, 'silent', text);
     }

@@ -43,6 +43,7 @@ describe('parseDestination', () => {
       kind: 'nowhere',
       why: 'the cluster would not move g1',
     });
+    assert.equal((await destination('no-quorum')).kind, 'nowhere');
     const view = await recordedView('healthy', 'g1', 'node2');
     const idle = '<pacemaker-result><actions/></pacemaker-result>';
     assert.match(JSON.stringify(await parseDestination(idle, view)), /leave g1 where it is, on node1/);
