@@ -1,14 +1,13 @@
 import { type ChildProcess, type SpawnOptions, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
-import { constants, tmpdir } from 'node:os';
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { constants } from 'node:os';
 import { dirname, join, resolve } from 'node:path';
 import { Deadline } from '../../lib/deadline.ts';
 import { KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Output } from '../../lib/run.ts';
-import { claim, isAlive, Layout, type Mark, readMark } from './layout.ts';
+import { isAlive, Layout, type Mark, readMark } from './layout.ts';
 import { askPower, type NodeAction } from './power-protocol.ts';
 import type { PowerSwitchConfig } from './power-switch.ts';
-import { nodeNames } from './provision.ts';
 
 export interface LabOptions {
   /** 1 to 5, by default 3. They are called node1, node2, ... */
@@ -82,15 +81,11 @@ export class Lab implements AsyncDisposable {
     if (process.getuid?.() !== 0) {
       throw new Error('a lab needs root: it makes namespaces and mounts');
     }
-    const cluster = options.cluster ?? true;
-    const names = nodeNames(count);
-    const layout = new Layout(options.directory ?? mkdtempSync(join(tmpdir(), 'kvmha-lab-')));
     const deadline = Deadline.in(options.timeout ?? UP_TIMEOUT);
-    claim(layout, names, cluster);
-    const lab = await Lab.#start(layout, names, cluster, options, deadline);
+    const lab = await Lab.#start(count, options, deadline);
     try {
       await Promise.all(lab.nodes.map((node) => node.powerOn(deadline)));
-      if (cluster) {
+      if (lab.cluster) {
         await lab.waitForCluster(deadline);
       }
       return lab;
@@ -101,17 +96,12 @@ export class Lab implements AsyncDisposable {
     }
   }
 
-  static async #start(
-    layout: Layout,
-    names: readonly string[],
-    cluster: boolean,
-    options: LabOptions,
-    deadline: Deadline,
-  ): Promise<Lab> {
+  /** Starts the power switch, with no node powered on yet. */
+  static async #start(nodes: number, options: LabOptions, deadline: Deadline): Promise<Lab> {
     const config: PowerSwitchConfig = {
-      directory: layout.directory,
-      nodes: names.length,
-      cluster,
+      directory: options.directory === undefined ? null : resolve(options.directory),
+      nodes,
+      cluster: options.cluster ?? true,
       install: options.install === undefined ? null : resolve(options.install),
       qemuConf: options.qemuConf ?? '',
       source: SOURCE,
@@ -134,24 +124,25 @@ export class Lab implements AsyncDisposable {
       { stdio: ['pipe', 'pipe', 'pipe'], detached: true, cwd: '/' },
     );
     let printed = '';
-    const ready = new Promise<void>((resolve, reject) => {
+    const ready = new Promise<string>((resolve, reject) => {
       const hear = (chunk: Buffer) => {
         printed += chunk;
-        if (/^ready$/m.test(printed)) {
-          resolve();
+        const directory = /^ready (.*)$/m.exec(printed)?.[1];
+        if (directory !== undefined) {
+          resolve(directory);
         }
       };
       child.stdout.on('data', hear);
       child.stderr.on('data', hear);
       child.stdin.on('error', () => {});
       child.on('error', reject);
-      child.on('close', () => reject(new Error(`the power switch ended: ${printed.trim()}`)));
+      child.on('close', () => reject(new Error(printed.trim() || 'the power switch ended at once')));
     });
     try {
-      await deadline.race(ready, 'the power switch');
+      const layout = new Layout(await deadline.race(ready, 'the power switch'));
       const mark = readMark(layout);
       if (mark === undefined) {
-        throw new Error(`its mark ${layout.mark} cannot be read`);
+        throw new Error(`${layout.mark} cannot be read`);
       }
       // The lab must not keep its creator alive: at the creator's end it goes down by itself.
       child.unref();
@@ -160,9 +151,10 @@ export class Lab implements AsyncDisposable {
       }
       return new Lab(layout, mark, child);
     } catch (error) {
-      child.kill('SIGKILL');
-      rmSync(layout.directory, { recursive: true, force: true });
-      throw new Error(`the lab in ${layout.directory} did not start: ${messageOf(error)}`, { cause: error });
+      // The end of its input is the power switch's order to clean up; after a while the kernel has to do.
+      child.stdin.end();
+      setTimeout(() => child.kill('SIGKILL'), 10_000).unref();
+      throw new Error(`no lab: ${messageOf(error)}`, { cause: error });
     }
   }
 

@@ -1,5 +1,5 @@
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join, resolve } from 'node:path';
+import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { basename, join, resolve } from 'node:path';
 import { errnoOf } from '../../lib/error.ts';
 
 /**
@@ -71,12 +71,12 @@ export interface Mark {
 const LONGEST_DIRECTORY = 90;
 
 /**
- * Makes `layout`'s directory the lab of this process. What a crashed lab left there is removed; a living lab's
+ * Makes `layout`'s directory the lab of the process `pid`. What a crashed lab left there is removed; a living lab's
  * and anything that no lab made is left alone.
  *
  * @throws Error when the directory is not free, saying what to do
  */
-export function claim(layout: Layout, nodes: readonly string[], cluster: boolean): void {
+export function claim(layout: Layout, pid: number, nodes: readonly string[], cluster: boolean): void {
   const { directory } = layout;
   if (Buffer.byteLength(directory) > LONGEST_DIRECTORY || /[:,\\\s]/.test(directory)) {
     throw new Error(
@@ -97,11 +97,12 @@ export function claim(layout: Layout, nodes: readonly string[], cluster: boolean
       }
     }
     const found = readdirSync(directory);
-    if (found.length > 0) {
+    if (found.length > 0 && found[0] !== basename(layout.mark)) {
       throw new Error(`${directory} is not a lab's and not empty (it has ${found[0]}): choose another --dir`);
     }
+    const own: Mark = { pid, started: startTime(pid) ?? '', nodes, cluster };
     try {
-      writeFileSync(layout.mark, markText(process.pid, nodes, cluster), { flag: 'wx' });
+      writeFileSync(layout.mark, `${JSON.stringify(own)}\n`, { flag: 'wx' });
       return;
     } catch (error) {
       // Two started at the same moment: the next round sees the winner's mark.
@@ -110,12 +111,6 @@ export function claim(layout: Layout, nodes: readonly string[], cluster: boolean
       }
     }
   }
-}
-
-/** Hands the claimed directory over to the process `pid`, in one step. */
-export function handOver(layout: Layout, pid: number, nodes: readonly string[], cluster: boolean): void {
-  writeFileSync(`${layout.mark}.new`, markText(pid, nodes, cluster));
-  renameSync(`${layout.mark}.new`, layout.mark);
 }
 
 /** @returns the mark of the lab in `layout`'s directory, undefined when there is none that can be read */
@@ -130,11 +125,6 @@ export function readMark(layout: Layout): Mark | undefined {
 /** Whether the process that `mark` names still runs (and is no other that got its number). */
 export function isAlive(mark: Mark): boolean {
   return startTime(mark.pid) === mark.started;
-}
-
-function markText(pid: number, nodes: readonly string[], cluster: boolean): string {
-  const mark: Mark = { pid, started: startTime(pid) ?? '', nodes, cluster };
-  return `${JSON.stringify(mark)}\n`;
 }
 
 /** The start time of a process in clock ticks since boot; undefined when it is gone, all its threads with it. */

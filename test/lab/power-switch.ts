@@ -1,16 +1,27 @@
 import { type ChildProcess, spawn } from 'node:child_process';
-import { appendFileSync, closeSync, mkdirSync, openSync, readlinkSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  appendFileSync,
+  closeSync,
+  mkdirSync,
+  mkdtempSync,
+  openSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { createServer } from 'node:net';
+import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Deadline } from '../../lib/deadline.ts';
 import { messageOf } from '../../lib/error.ts';
 import { run, runChecked } from '../../lib/run.ts';
-import { handOver, Layout } from './layout.ts';
+import { claim, Layout } from './layout.ts';
 import { addressOf, nodeNames, provision } from './provision.ts';
 
 /** Handed over as JSON in the only argument. */
 export interface PowerSwitchConfig {
-  readonly directory: string;
+  /** The lab's directory; null for a fresh one below the temporary directory. */
+  readonly directory: string | null;
   readonly nodes: number;
   readonly cluster: boolean;
   /** A tree laid over the host's root in every node. */
@@ -286,22 +297,29 @@ function listen(): Promise<void> {
   });
 }
 
+let goingDown: Promise<void> | undefined;
+
 /** Ends every node and removes the directory. What is left after that ends with this process. */
-async function takeDown(why: string): Promise<void> {
-  log(`going down: ${why}`);
-  const offs = [...nodes.values()].map((node) => node.do('off'));
-  for (const result of await Promise.allSettled(offs)) {
-    if (result.status === 'rejected') {
-      log(messageOf(result.reason));
+function takeDown(why: string): Promise<void> {
+  goingDown ??= (async () => {
+    log(`going down: ${why}`);
+    // A half-made mount would keep the directory from being removed.
+    await built.catch(() => {});
+    const offs = [...nodes.values()].map((node) => node.do('off'));
+    for (const result of await Promise.allSettled(offs)) {
+      if (result.status === 'rejected') {
+        log(messageOf(result.reason));
+      }
     }
-  }
-  await run('umount', ['-l', layout.inside], { deadline: Deadline.in(COMMAND_TIMEOUT) });
-  rmSync(layout.directory, { recursive: true, force: true });
+    await run('umount', ['-l', layout.inside], { deadline: Deadline.in(COMMAND_TIMEOUT) });
+    rmSync(layout.directory, { recursive: true, force: true });
+  })();
+  return goingDown;
 }
 
-async function takeDownAndExit(why: string): Promise<void> {
+async function takeDownAndExit(why: string, exitCode = 0): Promise<void> {
   await takeDown(why);
-  process.exit(0);
+  process.exit(exitCode);
 }
 
 /**
@@ -316,27 +334,45 @@ function followCreator(): void {
     text += chunk;
     released ||= text.includes('release\n');
   });
-  process.stdin.on('error', () => {});
-  process.stdin.on('close', () => {
+  const end = () => {
     if (!released) {
       void takeDownAndExit('its creator is gone');
     }
-  });
+  };
+  process.stdin.on('error', () => {});
+  process.stdin.on('end', end);
+  process.stdin.on('close', end);
+  // Words for a creator that is gone are no failure.
+  process.stdout.on('error', () => {});
+  process.stderr.on('error', () => {});
+}
+
+/** /proc is still the host's here, so this is the pid that the host knows this process by. */
+function hostPid(): number {
+  return Number(readlinkSync('/proc/self'));
 }
 
 const config = JSON.parse(process.argv[2] ?? '') as PowerSwitchConfig;
-const layout = new Layout(config.directory);
 const scripts = join(import.meta.dirname, 'node');
 const nodes = new Map(nodeNames(config.nodes).map((name, index) => [name, new NodePower(index + 1, name)]));
-/** /proc is still the host's here, so this is the pid that the host knows this process by. */
-const hostPid = Number(readlinkSync('/proc/self'));
+const layout = new Layout(config.directory ?? mkdtempSync(join(tmpdir(), 'kvmha-lab-')));
 
+try {
+  claim(layout, hostPid(), [...nodes.keys()], config.cluster);
+} catch (error) {
+  console.error(messageOf(error));
+  process.exit(1);
+}
+const built = prepare().then(listen);
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) {
   process.on(signal, () => void takeDownAndExit(signal));
 }
 followCreator();
-handOver(layout, hostPid, [...nodes.keys()], config.cluster);
-await prepare();
-await listen();
-log(`ready, process ${hostPid}`);
-process.stdout.write('ready\n');
+try {
+  await built;
+  log(`ready, process ${hostPid()}`);
+  process.stdout.write(`ready ${layout.directory}\n`);
+} catch (error) {
+  console.error(messageOf(error));
+  await takeDownAndExit('it cannot be built', 1);
+}
