@@ -1,4 +1,4 @@
-import { statSync, writeFileSync } from 'node:fs';
+import { closeSync, openSync, statSync, utimesSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, isKvmhaError, messageOf } from '../../lib/error.ts';
 import { makeDomainDirectory, uuidForName } from '../../lib/record/directory.ts';
@@ -37,9 +37,7 @@ export async function updateUtilization(context: ActionContext, anew: boolean): 
     if (outcome.kind !== 'done') {
       log.warn(`${guest.name}: its utilization was not set: ${outcome.why}`);
     }
-    if (!isFresh(cache)) {
-      writeFileSync(cache, '{}\n', { mode: 0o600 });
-    }
+    touch(cache);
   } catch (error) {
     if (!isKvmhaError(error) && errnoOf(error) === undefined) {
       throw error;
@@ -68,6 +66,13 @@ function isFresh(cache: string): boolean {
     }
     throw error;
   }
+}
+
+/** Also after a failure: it is tried again, but not by every monitor. */
+function touch(cache: string): void {
+  closeSync(openSync(cache, 'a', 0o600));
+  const now = new Date();
+  utimesSync(cache, now, now);
 }
 
 /** vCPUs, and memory in MiB, by `virsh dominfo`; null where an attribute is to be removed. */
