@@ -46,7 +46,8 @@ export interface Domain {
   readonly env?: Readonly<Record<string, string>>;
   /** Arguments for the qemu process. */
   readonly args?: readonly string[];
-  /** Further elements of `<devices>` and of `<domain>`. */
+  /** Further elements of `<os>`, of `<devices>` and of `<domain>`. */
+  readonly os?: string;
   readonly devices?: string;
   readonly elements?: string;
 }
@@ -65,6 +66,7 @@ ${uuid === undefined ? '' : `  <uuid>${uuid}</uuid>\n`}\
   <vcpu>${vcpus}</vcpu>
   <os>
     <type arch='x86_64' machine='${machine}'>hvm</type>
+${domain.os ?? ''}\
   </os>
   <features>
     <acpi/>

@@ -172,6 +172,21 @@ export class Lab implements AsyncDisposable {
     return new Lab(layout, mark);
   }
 
+  /**
+   * Takes down the lab in `directory`, or removes what a crashed one left there.
+   *
+   * @throws Error when there is neither
+   */
+  static async remove(directory: string): Promise<void> {
+    const layout = new Layout(directory);
+    const mark = readMark(layout);
+    if (mark === undefined || isAlive(mark)) {
+      await Lab.attach(directory).down();
+    } else {
+      rmSync(layout.directory, { recursive: true, force: true });
+    }
+  }
+
   /** @param which its number, counted from 1, or its name */
   node(which: number | string): LabNode {
     const name = typeof which === 'number' ? `node${which}` : which;
@@ -202,19 +217,24 @@ export class Lab implements AsyncDisposable {
     await new Promise<void>((resolve) => (pipe ? pipe.end('release\n', resolve) : resolve()));
   }
 
-  /** Ends every process of the lab and removes its directory; returns when both are gone. */
+  /** Ends every process of the lab and removes its directory; returns when both are gone. Twice is no mistake. */
   async down(): Promise<void> {
     const deadline = Deadline.in(DOWN_TIMEOUT);
-    try {
-      await askPower(this.layout.socket, 'quit', deadline.reserving(10_000));
-    } catch {
-      // It does not answer or is gone already: the hard way does not need it.
-      kill(this.pid);
+    if (isAlive(this.#mark)) {
+      try {
+        await askPower(this.layout.socket, 'quit', deadline.reserving(10_000));
+      } catch {
+        kill(this.pid);
+      }
+      const gone = await deadline.poll(5, () => (isAlive(this.#mark) ? undefined : true));
+      if (!gone) {
+        throw new Error(`the lab's process ${this.pid} does not end`);
+      }
     }
-    const gone = await deadline.poll(5, () => (isAlive(this.#mark) ? undefined : true));
-    rmSync(this.layout.directory, { recursive: true, force: true });
-    if (!gone) {
-      throw new Error(`the lab's process ${this.pid} does not end`);
+    // Another lab may have the directory by now.
+    const mark = readMark(this.layout);
+    if (mark?.pid === this.#mark.pid && mark.started === this.#mark.started) {
+      rmSync(this.layout.directory, { recursive: true, force: true });
     }
   }
 

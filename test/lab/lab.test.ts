@@ -138,6 +138,19 @@ describe('a lab of two nodes without a cluster', () => {
     assert.ok(line);
   });
 
+  test('a service that a package brings can be started and stopped', async () => {
+    node.write(
+      '/etc/systemd/system/thing.service',
+      '[Service]\nEnvironment=A=4712\nExecStart=-/bin/sleep $A\n',
+    );
+    const isActive = async () => (await node.exec(['systemctl', 'is-active', 'thing'])).stdout.trim();
+    await node.check(['systemctl', 'start', 'thing.service']);
+    assert.equal(await isActive(), 'active');
+    await node.check(['pgrep', '-f', '^/bin/sleep 4712']);
+    await node.check(['systemctl', 'stop', 'thing']);
+    assert.equal(await isActive(), 'inactive');
+  });
+
   test('a guest boots, ticks, says so, and the power button turns it off', async () => {
     await createDisk('/shared/plain.raw', { node });
     await startDomain(node, {
@@ -378,8 +391,23 @@ describe('the life of a lab', () => {
     process.kill(first.pid, 'SIGKILL');
     assert.deepEqual(await goneWithin(10_000, pids), []);
     assert.ok(existsSync(first.layout.mark));
-    await using second = await Lab.up({ directory, nodes: 1, cluster: false });
+    assert.throws(() => Lab.attach(directory), /no lab is up/);
+    const second = await Lab.up({ directory, nodes: 1, cluster: false });
     assert.equal((await second.node(1).exec(['true'])).exitCode, 0);
+    process.kill(second.pid, 'SIGKILL');
+    assert.deepEqual(await goneWithin(10_000, [second.pid]), []);
+    await Lab.remove(directory);
+    assert.equal(existsSync(directory), false);
+    await assert.rejects(Lab.remove(directory), /no lab is up/);
+  });
+
+  test('several labs live side by side', async () => {
+    await using first = await Lab.up({ nodes: 1, cluster: false });
+    await using second = await Lab.up({ nodes: 1, cluster: false });
+    first.node(1).write('/shared/mine', '');
+    assert.equal((await second.node(1).exec(['test', '-e', '/shared/mine'])).exitCode, 1);
+    await first.down();
+    assert.equal((await second.node(1).exec(['virsh', 'uri'])).exitCode, 0);
   });
 
   test('a directory that no lab made is left alone', async () => {

@@ -156,7 +156,7 @@ program
   .command('down')
   .description('end every process of the lab and remove its directory')
   .addOption(dirOption())
-  .action(({ dir }) => Lab.attach(dir).down());
+  .action(({ dir }) => Lab.remove(dir));
 
 program
   .command('exec')

@@ -7,6 +7,7 @@ import {
   openSync,
   readlinkSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from 'node:fs';
 import { createServer } from 'node:net';
@@ -225,6 +226,10 @@ function log(text: string): void {
 
 /** Builds what the nodes stand on, in the namespaces that unshare(1) has made for this process. */
 async function prepare(): Promise<void> {
+  const elsewhere = ['/etc', '/usr', '/var'].find((path) => statSync(path).dev !== statSync('/').dev);
+  if (elsewhere !== undefined) {
+    throw new Error(`${elsewhere} is a file system of its own here, and a node sees only the one of /`);
+  }
   mkdirSync(layout.inside, { recursive: true });
   await command('mount', '-t', 'tmpfs', '-o', 'mode=755', 'kvmha-lab', layout.inside);
   mkdirSync(layout.shared, { mode: 0o777 });
