@@ -45,8 +45,8 @@ export type Behaviour =
   | { readonly do: 'shut-down'; readonly wakeFirst: boolean }
   /** `destroy`, else SIGKILL the verified process; verify; answer SUCCESS. Not dead is a failure. */
   | { readonly do: 'destroy' }
-  /** Run the fencing stage, whose failure is the action's. `dumpFirst`: dump the guest before, if that is asked for. */
-  | { readonly do: 'fence'; readonly dumpFirst: boolean; readonly then: AfterFencing }
+  /** Run the fencing stage, whose failure is the action's. */
+  | { readonly do: 'fence'; readonly then: AfterFencing }
   /** Try to quiesce. `proven` is the answer if the whole proof holds, else `otherwise` is what to do. */
   | { readonly do: 'quiesce'; readonly proven: OcfCode; readonly otherwise: Behaviour };
 
@@ -92,8 +92,8 @@ function refuse(why: Refusal, code: OcfCode = OCF.ERR_GENERIC): Behaviour {
   return { do: 'refuse', code, why };
 }
 
-function fence(then: AfterFencing, dumpFirst = false): Behaviour {
-  return { do: 'fence', dumpFirst, then };
+function fence(then: AfterFencing): Behaviour {
+  return { do: 'fence', then };
 }
 
 function quiesce(proven: OcfCode, otherwise: Behaviour): Behaviour {
@@ -101,8 +101,8 @@ function quiesce(proven: OcfCode, otherwise: Behaviour): Behaviour {
 }
 
 /** A guest that panicked is fenced, or quiesced like a faulted one and fenced where that is not proved. */
-function panic(code: OcfCode, dumpFirst: boolean): Cell {
-  const fenced = fence(answer(code), dumpFirst);
+function panic(code: OcfCode): Cell {
+  const fenced = fence(answer(code));
   return byPanic(fenced, quiesce(code, fenced));
 }
 
@@ -152,7 +152,7 @@ const TABLE: { readonly [state in GuestState]: Row } = {
   'quiesced-failover-safe': [7,     7,                      7,            0,                    preservedHere,                    preserved,                preservedHere],
   'shut-off':               [7,     fence(answer(7)),       7,            fence(answer(0)),     boot,                             notRunning,               notRunning],
   'shut-off-process-left':  [1,     fence(answer(7)),       7,            fence(answer(0)),     fence(boot),                      notRunning,               notRunning],
-  'crashed':                [1,     panic(7, true),         7,            panic(0, false),      byPanic(fence(boot), stopFirst),  unfit,                    unfit],
+  'crashed':                [1,     panic(7),               7,            panic(0),             byPanic(fence(boot), stopFirst),  unfit,                    unfit],
   'unknown':                [1,     1,                      7,            destroy,              stopFirst,                        unfit,                    wait],
 };
 

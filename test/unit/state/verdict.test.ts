@@ -30,7 +30,7 @@ function inWords(behaviour: Behaviour): string {
     case 'shut-down':
       return behaviour.wakeFirst ? 'wake, shut-down' : 'shut-down';
     case 'fence':
-      return `${behaviour.dumpFirst ? 'dump, ' : ''}fence, ${inWords(behaviour.then)}`;
+      return `fence, ${inWords(behaviour.then)}`;
     case 'quiesce':
       return `quiesce: ${behaviour.proven}, else ${inWords(behaviour.otherwise)}`;
     default:
@@ -83,7 +83,7 @@ describe('the state table, by the default policy', () => {
     'shut-off-process-left': [
       ...['1', 'fence, 7', '7', 'fence, 0', 'fence, boot', 'refuse 1 not-running', 'refuse 1 not-running'],
     ],
-    crashed: [...['1', 'dump, fence, 7', '7', 'fence, 0', 'fence, boot', 'refuse 1 unfit', 'refuse 1 unfit']],
+    crashed: [...['1', 'fence, 7', '7', 'fence, 0', 'fence, boot', 'refuse 1 unfit', 'refuse 1 unfit']],
     unknown: ['1', '1', '7', 'destroy', 'refuse 1 stop-first', 'refuse 1 unfit', 'wait, else 1'],
   };
 
@@ -113,7 +113,7 @@ describe('the operator chooses', () => {
 
   test('to preserve a guest that panicked, and to fence it where that is not proved', () => {
     assert.deepEqual(chosen('crashed', { guestPanic: 'preserve' }), [
-      ...['1', 'quiesce: 7, else dump, fence, 7', '7', 'quiesce: 0, else fence, 0'],
+      ...['1', 'quiesce: 7, else fence, 7', '7', 'quiesce: 0, else fence, 0'],
       ...['refuse 1 stop-first', 'refuse 1 unfit', 'refuse 1 unfit'],
     ]);
   });
