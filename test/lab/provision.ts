@@ -27,7 +27,7 @@ export interface Provision {
 }
 
 /**
- * Writes below `root` the files that make a copy of the host's root into a node. process 1 of the node lays them
+ * Writes below `root` the files that make a copy of the host's root into a node. Process 1 of the node lays them
  * over the root at its first boot, after it has removed what the host itself had there.
  */
 export function provision(root: string, what: Provision): void {
@@ -64,7 +64,7 @@ log_outputs = "3:file:/var/log/libvirt/libvirtd.log"
 `,
     // No cgroups and no mount namespace per guest: both belong to the host here. migration_address as a number,
     // because the target hands it to the source. A line of qemuConf overrides its counterpart.
-    '/etc/libvirt/qemu.conf': `${override(
+    '/etc/libvirt/qemu.conf': override(
       `\
 user = "root"
 group = "root"
@@ -77,7 +77,7 @@ stdio_handler = "logd"
 migration_address = "${address}"
 `,
       what.qemuConf,
-    )}`,
+    ),
     '/etc/corosync/corosync.conf': corosyncConf(nodes),
     // dc-deadtime is how long a cold cluster waits for more nodes before its first election: 20 s by default.
     '/var/lib/pacemaker/cib/cib.xml': `\
