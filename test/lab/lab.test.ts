@@ -221,6 +221,27 @@ describe('a lab of two nodes without a cluster', () => {
     await node.check(['virsh', 'destroy', 'hurt']);
   });
 
+  test('a write that the guest is told has failed is not called written, and repeated', async () => {
+    await createDisk('/shared/told.raw', { node });
+    await startDomain(node, {
+      name: 'told',
+      disks: [{ path: '/shared/told.raw', errorPolicy: 'report' }],
+      serial: '/shared/told.serial',
+      env: await faultEnv('told'),
+    });
+    await waitForTicks('/shared/told.raw', 2, { node });
+    const fault = new Fault(node, 'told');
+    fault.set('W', 'told.raw');
+    const said = () => readSerial('/shared/told.serial', node);
+    assert.ok(await Deadline.in(5_000).poll(20, () => said().errors > 1 || undefined));
+    assert.equal(said().acknowledged, (await readWitness('/shared/told.raw', { node })).ticks);
+    fault.clear();
+    await waitForTicks('/shared/told.raw', 2, { node });
+    const { acknowledged } = said();
+    assert.ok((await readWitness('/shared/told.raw', { node })).ticks >= acknowledged);
+    await node.check(['virsh', 'destroy', 'told']);
+  });
+
   test('hung storage stops the ticks and nothing else', async () => {
     await createDisk('/shared/hung.raw', { node });
     await startDomain(node, {
