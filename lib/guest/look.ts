@@ -27,6 +27,11 @@ import { socketsOf } from './sockets.ts';
 /** How long one source of knowledge may keep a look waiting, in milliseconds, where the deadline allows it. */
 const PATIENCE = 8000;
 
+/** The patience with one source: others must be asked, and something be done, before the deadline. */
+function patience(deadline: Deadline): Deadline {
+  return deadline.within(Math.min(PATIENCE, Math.max(1000, deadline.remaining() / 3)));
+}
+
 /** One look at a guest: what was seen, and the hands that an action needs to go on. */
 export interface Look {
   readonly observation: Observation;
@@ -50,17 +55,17 @@ export function closeLook(look: Look): void {
  * @returns undefined when the guest has no such socket, does not answer or does not run: a whole look is needed
  */
 export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look | undefined> {
-  const socket = await connect(guest, deadline.within(PATIENCE));
+  const socket = await connect(guest, patience(deadline));
   if (socket.monitor === undefined) {
     return undefined;
   }
   const { monitor } = socket;
   try {
-    const view = await status(monitor, deadline.within(PATIENCE));
+    const view = await status(monitor, patience(deadline));
     if (!view.running) {
       return undefined;
     }
-    const survivedError = await survivedErrors(monitor, deadline.within(PATIENCE));
+    const survivedError = await survivedErrors(monitor, patience(deadline));
     const observation: Observation = {
       libvirt: { kind: 'not-asked' },
       monitor: view,
@@ -82,18 +87,18 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
 /** A whole look: the process table, libvirt, QMP, and the proof where a quiesce was begun. Changes nothing. */
 export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
   const { view: processView, qemu } = processes(guest);
-  const patience = () => deadline.within(Math.min(PATIENCE, Math.max(1000, deadline.remaining() / 3)));
-  const [libvirt, own] = await Promise.all([
-    libvirtView(guest, qemu?.uuid, patience()),
-    connect(guest, patience()),
-  ]);
+  // Not at the same time: whoever else looks at the guest would find its monitor occupied while libvirt hangs.
+  const libvirt = await libvirtView(guest, qemu?.uuid, patience(deadline));
+  const frozen = processView.kind === 'alive' && processView.stopped;
+  const own = frozen ? FROZEN : await connect(guest, patience(deadline));
   const uuid = guest.uuid ?? qemu?.uuid ?? libvirt.uuid;
-  const monitor = own.monitor ?? throughLibvirt(guest, uuid, qemu, libvirt.view);
-  let monitorView: MonitorView =
+  // A qemu that hangs would hang libvirt's monitor, too, and nobody could do anything with the domain by libvirt.
+  const monitor =
+    own.silent === undefined ? (own.monitor ?? throughLibvirt(guest, uuid, qemu, libvirt.view)) : undefined;
+  const absent: MonitorView =
     own.silent === undefined ? { kind: 'absent' } : { kind: 'silent', why: own.silent };
-  if (monitor !== undefined) {
-    monitorView = await monitorStatus(monitor, patience());
-  }
+  const { view: monitorView, survivedError } =
+    monitor === undefined ? { view: absent } : await monitorStatus(monitor, patience(deadline));
   const recorded = uuid === undefined || qemu === undefined ? NO_RECORD : recordOf(uuid, qemu);
   const usable = monitorView.kind === 'status' ? monitor : undefined;
   const { begun, proof } = await quiesceProof(recorded, usable, monitorView, deadline);
@@ -103,6 +108,7 @@ export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
     process: processView,
     quiesceBegun: begun,
     ...(proof === undefined ? {} : { proof }),
+    ...(survivedError === undefined ? {} : { survivedError }),
     ...(qemu === undefined ? {} : migration(libvirt.view, monitorView, qemu)),
   };
   return { observation, uuid, qemu, monitor, record: recorded.record };
@@ -189,12 +195,14 @@ interface Connection {
   readonly silent: string | undefined;
 }
 
+const NO_SOCKET: Connection = { monitor: undefined, uuid: undefined, silent: undefined };
+const FROZEN: Connection = { ...NO_SOCKET, silent: 'qemu is stopped by a signal' };
+
 /** Connects to the agent's socket of the guest, and makes sure that it is this guest's. */
 async function connect(guest: Guest, deadline: Deadline): Promise<Connection> {
-  const none: Connection = { monitor: undefined, uuid: undefined, silent: undefined };
   const path = socketsOf(guest.name)?.agent;
   if (path === undefined) {
-    return none;
+    return NO_SOCKET;
   }
   let monitor: QmpSocket | undefined;
   try {
@@ -203,16 +211,16 @@ async function connect(guest: Guest, deadline: Deadline): Promise<Connection> {
     const uuid = isObject(answer) ? String(answer['UUID']) : '';
     if (guest.uuid !== undefined && uuid.toLowerCase() !== guest.uuid.toLowerCase()) {
       monitor.close();
-      return none;
+      return NO_SOCKET;
     }
     return { monitor, uuid, silent: undefined };
   } catch (error) {
     monitor?.close();
     if (isKvmhaError(error, 'unreachable')) {
-      return none;
+      return NO_SOCKET;
     }
     if (isKvmhaError(error)) {
-      return { ...none, silent: messageOf(error) };
+      return { ...NO_SOCKET, silent: messageOf(error) };
     }
     throw error;
   }
@@ -229,15 +237,20 @@ function throughLibvirt(
     : undefined;
 }
 
-async function monitorStatus(monitor: Monitor, deadline: Deadline): Promise<MonitorView> {
+async function monitorStatus(
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<{ view: MonitorView; survivedError?: string }> {
   try {
     const view = await status(monitor, deadline);
-    return view.runstate === 'io-error'
-      ? { ...view, failedDevices: await failedDevices(monitor, deadline) }
-      : view;
+    if (view.runstate === 'io-error') {
+      return { view: { ...view, failedDevices: await failedDevices(monitor, deadline) } };
+    }
+    const survivedError = view.running ? await survivedErrors(monitor, deadline) : undefined;
+    return survivedError === undefined ? { view } : { view, survivedError };
   } catch (error) {
     if (isKvmhaError(error)) {
-      return { kind: 'silent', why: messageOf(error) };
+      return { view: { kind: 'silent', why: messageOf(error) } };
     }
     throw error;
   }

@@ -459,7 +459,7 @@ function describeMonitor(monitor: MonitorView): string | undefined {
   }
 }
 
-/** That qemu is alive goes without saying where it has answered. */
+/** That qemu is alive goes without saying where it has answered, whatever the process table says. */
 function describeProcess(process: Observation['process'], monitor: MonitorView): string | undefined {
   switch (process.kind) {
     case 'alive':
@@ -472,6 +472,9 @@ function describeProcess(process: Observation['process'], monitor: MonitorView):
     case 'none':
       return 'there is no qemu process';
     case 'unknown':
+      if (monitor.kind === 'status') {
+        return undefined;
+      }
       return `the process table could not be read (${process.why})`;
   }
 }
