@@ -21,7 +21,7 @@ export interface Decision {
 }
 
 /** Milliseconds between two looks at a guest that is on its way to another state. */
-const SETTLE_PAUSE = 500;
+export const SETTLE_PAUSE = 500;
 
 /**
  * Performs an action: looks at the guest, classifies what was seen, and does what the table of verdicts says.
@@ -70,13 +70,14 @@ async function decide(context: ActionContext, situation: Situation, locked: bool
   const quick = situation === 'monitor' && !locked ? await quickLook(guest, deadline) : undefined;
   const seen = quick ?? (await look(guest, deadline));
   const classification = classify(seen.observation);
-  // Only a full storage is judged by the policy file; a monitor of a guest that runs does not read it.
-  const { outOfSpace } =
-    classification.state === 'out-of-space' ? await policyOrDefault(context) : DEFAULT_POLICY;
+  // Only these are judged by the policy file; a monitor of a guest that runs well does not read it.
+  const judgedByPolicy = ['out-of-space', 'degraded'].includes(classification.state);
+  const { outOfSpace, monitor } = judgedByPolicy ? await policyOrDefault(context) : DEFAULT_POLICY;
   const behaviour = verdict(classification.state, situation, {
     operatorPause: parameters.operator_pause,
     guestPanic: parameters.guest_panic,
     outOfSpace,
+    degraded: monitor.degraded,
   });
   return { situation, seen, classification, behaviour };
 }

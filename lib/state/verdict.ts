@@ -24,6 +24,8 @@ export interface Policy {
   readonly outOfSpace: 'hold' | 'fail';
   /** Whether a guest that panicked is fenced, or preserved like one with a hardware fault. */
   readonly guestPanic: 'fence' | 'preserve';
+  /** Whether a monitor tells the cluster of an error that the guest has survived. */
+  readonly degraded: 'report' | 'ignore';
 }
 
 /** What an action does about the guest, and what it answers then. */
@@ -76,6 +78,8 @@ const shutDown: Behaviour = { do: 'shut-down', wakeFirst: false };
 const wakeThenShutDown: Behaviour = { do: 'shut-down', wakeFirst: true };
 const destroy: Behaviour = { do: 'destroy' };
 
+const reported = byDegraded(OCF.DEGRADED, OCF.SUCCESS);
+
 const stopFirst = refuse('stop-first');
 const elsewhere = refuse('runs-elsewhere');
 const postCopy = refuse('post-copy');
@@ -114,6 +118,10 @@ function bySpace(hold: OcfCode | Behaviour, fail: OcfCode | Behaviour): Cell {
   return ({ outOfSpace }) => (outOfSpace === 'hold' ? hold : fail);
 }
 
+function byDegraded(report: OcfCode, ignore: OcfCode): Cell {
+  return ({ degraded }) => (degraded === 'report' ? report : ignore);
+}
+
 function byPanic(fenced: Behaviour, kept: Behaviour): Cell {
   return ({ guestPanic }) => (guestPanic === 'fence' ? fenced : kept);
 }
@@ -140,7 +148,7 @@ type Row = readonly [Cell, Cell, Cell, Cell, Cell, Cell, Cell];
 const TABLE: { readonly [state in GuestState]: Row } = {
   //                         probe  monitor                 role Stopped  stop                  start                             migrate_to                migrate_from
   'running':                [0,     0,                      0,            shutDown,             0,                                migrate,                  0],
-  'degraded':               [190,   190,                    0,            shutDown,             0,                                migrate,                  0],
+  'degraded':               [reported, reported,            0,            shutDown,             0,                                migrate,                  0],
   'transient':              [0,     0,                      7,            shutDown,             wait,                             wait,                     wait],
   'paused-by-operator':     [0,     byPause(0, 1),          7,            shutDown,             byPause(0, stopFirst),            byPause(migrate, unfit),  byPause(0, unfit)],
   'incoming':               [7,     7,                      7,            destroy,              wait,                             notRunning,               wait],

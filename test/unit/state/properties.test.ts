@@ -107,6 +107,7 @@ const observation: fc.Arbitrary<Observation> = fc.record(
 
 const policy: fc.Arbitrary<Policy> = fc.record({
   operatorPause: fc.constantFrom('healthy', 'failed'),
+  degraded: fc.constantFrom('report', 'ignore'),
   outOfSpace: fc.constantFrom('hold', 'fail'),
   guestPanic: fc.constantFrom('fence', 'preserve'),
 });

@@ -11,10 +11,16 @@ import {
   verdict,
 } from '../../../lib/state/verdict.ts';
 
-const DEFAULTS: Policy = { operatorPause: 'healthy', outOfSpace: 'hold', guestPanic: 'fence' };
+const DEFAULTS: Policy = {
+  ...{ operatorPause: 'healthy', outOfSpace: 'hold', guestPanic: 'fence', degraded: 'report' },
+};
 const POLICIES: Policy[] = (['healthy', 'failed'] as const).flatMap((operatorPause) =>
   (['hold', 'fail'] as const).flatMap((outOfSpace) =>
-    (['fence', 'preserve'] as const).map((guestPanic) => ({ operatorPause, outOfSpace, guestPanic })),
+    (['fence', 'preserve'] as const).flatMap((guestPanic) =>
+      (['report', 'ignore'] as const).map((degraded) => ({
+        ...{ operatorPause, outOfSpace, guestPanic, degraded },
+      })),
+    ),
   ),
 );
 
@@ -111,6 +117,12 @@ describe('the operator chooses', () => {
     ]);
   });
 
+  test('not to be told of errors that a guest has survived', () => {
+    assert.deepEqual(chosen('degraded', { degraded: 'ignore' }), [
+      ...['0', '0', '0', 'shut-down', '0', 'migrate', '0'],
+    ]);
+  });
+
   test('to preserve a guest that panicked, and to fence it where that is not proved', () => {
     assert.deepEqual(chosen('crashed', { guestPanic: 'preserve' }), [
       ...['1', 'quiesce: 7, else fence, 7', '7', 'quiesce: 0, else fence, 0'],
@@ -120,7 +132,7 @@ describe('the operator chooses', () => {
 
   test('nothing about any other state', () => {
     for (const state of GUEST_STATES) {
-      if (!['paused-by-operator', 'out-of-space', 'crashed'].includes(state)) {
+      if (!['paused-by-operator', 'out-of-space', 'crashed', 'degraded'].includes(state)) {
         for (const situation of SITUATIONS) {
           assert.equal(new Set(everyPolicy(state, situation).map(inWords)).size, 1);
         }
