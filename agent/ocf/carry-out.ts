@@ -1,8 +1,9 @@
 import { mkdirSync } from 'node:fs';
+import { type Deadline, sleep } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { boot, LocalObstacle, savedStatePath, startResources } from '../../lib/guest/boot.ts';
 import { fence } from '../../lib/guest/fence.ts';
-import { look } from '../../lib/guest/look.ts';
+import { closeLook, look } from '../../lib/guest/look.ts';
 import { migrate } from '../../lib/guest/migrate.ts';
 import { migrationTarget } from '../../lib/guest/migration-target.ts';
 import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
@@ -11,7 +12,7 @@ import { shutDown } from '../../lib/guest/shut-down.ts';
 import { Virsh } from '../../lib/libvirt/virsh.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import type { Behaviour } from '../../lib/state/verdict.ts';
-import { type Decision, policyOrDefault } from './act.ts';
+import { type Decision, policyOrDefault, SETTLE_PAUSE } from './act.ts';
 import { type Consent, consentToQuiesce, hindranceToChange, markPreservedHere } from './cluster-consent.ts';
 import type { ActionContext } from './context.ts';
 import { whatToDo } from './reasons.ts';
@@ -61,8 +62,7 @@ async function carryOutBehaviour(
       await fence(guest, decision.seen, deadline, log);
       return OCF.SUCCESS;
     case 'shut-down':
-      await end(context, decision, behaviour.wakeFirst);
-      return OCF.SUCCESS;
+      return endOrWait(context, decision, behaviour.wakeFirst);
     case 'quiesce':
       return quiesceOr(context, decision, behaviour);
     case 'boot':
@@ -77,13 +77,32 @@ async function carryOutBehaviour(
   }
 }
 
+/** A guest that somebody saves or dumps is given time to come out of it: it cannot hear a request to shut down. */
+async function endOrWait(
+  context: ActionContext,
+  decision: Decision,
+  wakeFirst: boolean,
+): Promise<OcfCode | undefined> {
+  const { deadline, environment, parameters } = context;
+  const { stop } = await policyOrDefault(context);
+  const graceful = deadline.reserving(Math.min(stop.forcedEndReserve * 1000, environment.timeout / 2));
+  if (decision.classification.state === 'transient' && !parameters.force_stop && !graceful.passed()) {
+    await sleep(Math.min(SETTLE_PAUSE, graceful.remaining()));
+    return undefined;
+  }
+  await end(context, decision, wakeFirst, graceful);
+  return OCF.SUCCESS;
+}
+
 /** The graceful way, early enough before the deadline the hard way, and in the end the proof that it is gone. */
-async function end(context: ActionContext, decision: Decision, wakeFirst: boolean): Promise<void> {
+async function end(
+  context: ActionContext,
+  decision: Decision,
+  wakeFirst: boolean,
+  graceful: Deadline,
+): Promise<void> {
   const { guest, deadline, log, parameters } = context;
   const { uuid } = decision.seen;
-  const { stop } = await policyOrDefault(context);
-  const reserve = Math.min(stop.forcedEndReserve * 1000, deadline.remaining() / 2);
-  const graceful = deadline.reserving(reserve);
   if (parameters.save_config_on_stop && uuid !== undefined) {
     await saveConfig(guest, uuid, parameters.config, parameters.sync_config_on_stop, graceful, log);
   }
@@ -91,6 +110,8 @@ async function end(context: ActionContext, decision: Decision, wakeFirst: boolea
   if (!saved && !parameters.force_stop) {
     await shutDown(guest, decision.seen, { mode: parameters.shutdown_mode, wakeFirst }, graceful, log);
   }
+  // QEMU serves one client per monitor: the next look would wait in vain for the last one's to be closed.
+  closeLook(decision.seen);
   // What is destroyed is what is there now: a guest that has shut down needs no destroying.
   const now = await look(guest, deadline);
   now.monitor?.close();
@@ -105,7 +126,7 @@ async function end(context: ActionContext, decision: Decision, wakeFirst: boolea
 async function saveState(
   { guest, parameters, log }: ActionContext,
   { seen }: Decision,
-  deadline: ActionContext['deadline'],
+  deadline: Deadline,
 ): Promise<boolean> {
   if (parameters.snapshot === undefined || seen.uuid === undefined) {
     return false;
@@ -220,6 +241,7 @@ async function migrateAway(context: ActionContext, { seen }: Decision): Promise<
     await startResources(new Virsh(target.remoteUri), parameters.config, deadline, log);
   }
   const options = { ...target, downtime: parameters.migration_downtime, speed: parameters.migration_speed };
+  closeLook(seen);
   await migrate(guest, seen.uuid, seen.qemu, options, deadline, log);
   // On success libvirt has ended the qemu here, and its writes went to the target's storage with the hand-over.
   const left = await look(guest, deadline);
