@@ -18,7 +18,8 @@ export interface QemuProcess extends ProcessIdentity {
 
 /**
  * Every qemu process of the domain, found by what stands on its command line, never by a pattern over names:
- * the uuid after `-uuid` where the domain's is known, else the whole name after `-name guest=`.
+ * the uuid after `-uuid` where the domain's is known, else the whole name after `-name guest=`. libvirt gives both to
+ * every qemu; a process that has only one (`find / -name web`) is none.
  *
  * @throws KvmhaError `file` when the process table cannot be read
  */
@@ -37,14 +38,17 @@ export function qemuProcess(pid: number, domain: DomainIdentity): QemuProcess | 
   if (stat === undefined || argv === undefined || argv.length === 0) {
     return undefined;
   }
-  if (!argv.includes('-name') && !argv.includes('-uuid')) {
+  if (!argv.includes('-name') || !argv.includes('-uuid')) {
     return undefined;
   }
   const guest = guestOf(argv);
+  if (guest.name === undefined || guest.uuid === undefined) {
+    return undefined;
+  }
   const same =
-    domain.uuid !== undefined && guest.uuid !== undefined
-      ? guest.uuid.toLowerCase() === domain.uuid.toLowerCase()
-      : guest.name === domain.name;
+    domain.uuid === undefined
+      ? guest.name === domain.name
+      : guest.uuid.toLowerCase() === domain.uuid.toLowerCase();
   return same ? { pid, startTime: stat.startTime, state: stat.state, argv, uuid: guest.uuid } : undefined;
 }
 
