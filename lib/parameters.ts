@@ -371,7 +371,12 @@ export async function findLocalProblems(parameters: Parameters): Promise<readonl
 
 /** `value` in double quotes, on one line, cut where it is long; for messages. */
 function quote(value: string): string {
-  return JSON.stringify(value.length > 200 ? `${value.slice(0, 200)}...` : value);
+  const text = JSON.stringify(value.length > 200 ? `${value.slice(0, 200)}...` : value);
+  // JSON leaves U+007F to U+009F as they are.
+  return text.replace(
+    /\p{Cc}/gu,
+    (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, '0')}`,
+  );
 }
 
 function hasControlCharacter(value: string): boolean {
