@@ -74,7 +74,8 @@ export class Resource {
         ...prefixed('OCF_RESKEY_CRM_meta_', meta),
         ...call.env,
       },
-      timeout: Number(meta.timeout) + 10_000,
+      // An action that has not answered by then has failed: so Pacemaker ends it.
+      timeout: Number(meta.timeout),
     });
     const reasons = [...output.stderr.matchAll(/^ocf-exit-reason:(.*)$/gm)];
     return { ...output, reason: reasons.at(-1)?.[1] };
