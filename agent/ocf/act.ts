@@ -10,7 +10,7 @@ import { hasRunningRecord, writeRunningRecord } from '../../lib/record/running-r
 import { type Classification, classify } from '../../lib/state/classify.ts';
 import { type Behaviour, changesNothing, type Situation, verdict } from '../../lib/state/verdict.ts';
 import type { ActionContext } from './context.ts';
-import { refusal, whatToDo } from './reasons.ts';
+import { preservedWords, refusal, whatToDo } from './reasons.ts';
 
 /** What an action found and decided. */
 export interface Decision {
@@ -100,11 +100,14 @@ function lockDeadline({ deadline }: ActionContext, situation: Situation): Deadli
 /**
  * What a guest ran with here must be known when its process is gone. A probe writes nothing about it, but marks the
  * node anew where a preserved guest is: the cluster forgets the mark when it is stopped on the node.
+ *
+ * A monitor does not mark: the cluster still takes the guest for a healthy one then, cancels the monitor and begins to
+ * migrate the guest away. The stop that follows its answer marks.
  */
 async function remember(context: ActionContext, { situation, seen, classification }: Decision) {
   const { state } = classification;
   const uuid = seen.uuid;
-  if (state === 'quiesced-failover-safe' && context.environment.inCluster) {
+  if (state === 'quiesced-failover-safe' && situation !== 'monitor' && context.environment.inCluster) {
     const { markPreservedHere } = await import('./cluster-consent.ts');
     await markPreservedHere(context, seen.record?.fault ?? 'unknown');
   }
@@ -133,7 +136,11 @@ function answer(context: ActionContext, decision: Decision): OcfCode {
       if (situation === 'monitor-role-stopped' && classification.state !== 'shut-off') {
         log.warn(`${seen}; the cluster does not expect it here. ${whatToDo(context, decision)}`);
       } else if (isFailure(behaviour.code, situation)) {
-        log.exitReason(`${seen}. ${whatToDo(context, decision)}`);
+        log.exitReason(
+          classification.state === 'quiesced-failover-safe'
+            ? preservedWords(context, decision.seen.record?.fault ?? 'unknown', decision.seen.qemu?.pid)
+            : `${seen}. ${whatToDo(context, decision)}`,
+        );
       } else {
         log.debug(seen);
       }

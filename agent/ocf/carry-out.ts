@@ -15,7 +15,7 @@ import type { Behaviour } from '../../lib/state/verdict.ts';
 import { type Decision, policyOrDefault, SETTLE_PAUSE } from './act.ts';
 import { type Consent, consentToQuiesce, hindranceToChange, markPreservedHere } from './cluster-consent.ts';
 import type { ActionContext } from './context.ts';
-import { whatToDo } from './reasons.ts';
+import { preservedWords, whatToDo } from './reasons.ts';
 
 /** Milliseconds at the end of a stop that a failed quiesce must leave for ending the guest the hard way. */
 const FENCE_RESERVE = 15_000;
@@ -171,11 +171,11 @@ async function quiesceOr(
   }
   switch (outcome.kind) {
     case 'proved':
-      await markPreservedHere(context, fault);
-      log.exitReason(
-        `${guest.name} was hit by ${fault} and is quiesced-failover-safe: it may run elsewhere. Its qemu, process ` +
-          `${seen.qemu?.pid}, is kept for a post-mortem; "kvmha release ${guest.name}" ends it`,
-      );
+      // Not in a monitor, see remember() in act.ts.
+      if (situation === 'stop') {
+        await markPreservedHere(context, fault);
+      }
+      log.exitReason(preservedWords(context, fault, seen.qemu?.pid));
       return behaviour.proven;
     case 'refused':
       log.exitReason(`${guest.name} (${fault}) is not quiesced: ${outcome.reasons.join('; ')}`);

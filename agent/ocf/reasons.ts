@@ -2,6 +2,11 @@ import type { Refusal } from '../../lib/state/verdict.ts';
 import type { Decision } from './act.ts';
 import type { ActionContext } from './context.ts';
 
+/** Of an exit reason the cluster shows no more than 127 characters: what a person must know comes first. */
+export function preservedWords({ guest }: ActionContext, fault: string, pid: number | undefined): string {
+  return `${guest.name}: ${fault}, quiesced-failover-safe; "kvmha release ${guest.name}" ends its qemu, process ${pid}, kept for a post-mortem`;
+}
+
 /** Why an action refuses, and what a person can do. */
 export function refusal(why: Refusal, context: ActionContext, decision: Decision): string {
   const { name } = context.guest;
@@ -9,11 +14,7 @@ export function refusal(why: Refusal, context: ActionContext, decision: Decision
   const action = context.environment.action;
   switch (why) {
     case 'preserved':
-      return (
-        `${name} is preserved on this node${fault === undefined ? '' : ` (${fault})`}: its qemu, process ` +
-        `${decision.seen.qemu?.pid}, is kept for a post-mortem. Release it with "kvmha release ${name}", then ` +
-        'clean up the resource'
-      );
+      return `${name} is preserved here${fault === undefined ? '' : ` (${fault})`}: "kvmha release ${name}" ends its qemu, process ${decision.seen.qemu?.pid}; then clean up the resource`;
     case 'stop-first':
       return `${action}: ${name} is ${state} here: ${reason}. It must be stopped before it can be started`;
     case 'runs-elsewhere':
@@ -36,7 +37,7 @@ export function whatToDo(context: ActionContext, decision: Decision): string {
   const pid = decision.seen.qemu?.pid;
   switch (decision.classification.state) {
     case 'quiesced-failover-safe':
-      return `It may run elsewhere. Its qemu, process ${pid}, is kept for a post-mortem; "kvmha release ${name}" ends it`;
+      return `It may run elsewhere; "kvmha release ${name}" ends its qemu, process ${pid}`;
     case 'degraded':
       return "Look at the node's storage and log; migrate the guest away";
     case 'paused-by-operator':

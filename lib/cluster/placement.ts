@@ -21,10 +21,19 @@ export function faultAttribute(resource: string): string {
 /** How a mark was set or removed; `remark` says what went wrong with the words for people. */
 export type Marked = { readonly kind: 'done'; readonly remark?: string } | Exclude<Ordered, { kind: 'done' }>;
 
+/** Milliseconds between two looks at whether a mark has arrived. */
+const ARRIVAL_PAUSE = 50;
+/** Milliseconds in which a mark has arrived unless attrd's own election goes on. */
+const ARRIVAL_PATIENCE = 8000;
+
 /**
  * Marks this node to keep a preserved copy of the guest: it is the constraint on this mark that keeps the healthy
  * one away. The mark is gone when the node, or its cluster software, stops; a probe that finds a preserved guest
  * sets it again. Measured: 15 to 30 ms for each of two calls, and it is in the CIB less than 60 ms later.
+ *
+ * Where the node's name is given, it returns only when the mark is in the CIB. The caller's answer gets there later,
+ * then, and the scheduler never acts on the answer without the mark: a probe of a node that has just joined is
+ * followed at once by the migration of the healthy guest to it, if it prefers that node.
  *
  * @param fault why, for people
  * @param node this node's name in the cluster; attrd knows it but on Pacemaker Remote nodes
@@ -36,9 +45,28 @@ export async function markPreserved(
   node?: string | undefined,
 ): Promise<Marked> {
   const words = `--update=${attributeText(fault)}`;
-  return both(await update(preservedAttribute(resource), '--update=1', deadline, node), () =>
+  const marked = await both(await update(preservedAttribute(resource), '--update=1', deadline, node), () =>
     update(faultAttribute(resource), words, deadline, node),
   );
+  if (marked.kind !== 'done' || node === undefined) {
+    return marked;
+  }
+  const patience = deadline.within(Math.min(ARRIVAL_PATIENCE, deadline.remaining() / 2));
+  const arrived = await patience.poll(
+    ARRIVAL_PAUSE,
+    async () => (await isInCib(resource, node, patience)) || undefined,
+  );
+  return arrived === true
+    ? marked
+    : { kind: 'done', remark: 'the mark was set, but has not been seen in the CIB' };
+}
+
+/** Whether the scheduler would see the mark. attrd knows of it earlier. */
+async function isInCib(resource: string, node: string, deadline: Deadline): Promise<boolean> {
+  // Neither name can hold a quote: both are XML ids or node names of corosync.
+  const mark = `//node_state[@uname='${node}']//nvpair[@name='${preservedAttribute(resource)}' and @value='1']`;
+  const answer = await ask('cibadmin', ['--query', '--local', `--xpath=${mark}`], deadline);
+  return answer.kind === 'answer' && answer.exitCode === 0;
 }
 
 /** Removes the mark that `markPreserved` sets. Removing one that is not there is no failure. */

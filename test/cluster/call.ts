@@ -1,5 +1,5 @@
 /**
- * Calls a function of lib/cluster in a node of the lab and prints what it returns as JSON:
+ * Calls a function of lib/ in a node of the lab and prints what it returns as JSON:
  *
  *   node test/cluster/call.ts FUNCTION MILLISECONDS [ARGUMENT as JSON ...]
  */
@@ -10,12 +10,22 @@ import { hindrance, noHelpElsewhere } from '../../lib/cluster/hindrance.ts';
 import { clearPreserved, isMarked, markPreserved } from '../../lib/cluster/placement.ts';
 import { setUtilization } from '../../lib/cluster/utilization.ts';
 import { Deadline } from '../../lib/deadline.ts';
+import { closeLook, look } from '../../lib/guest/look.ts';
+import { Virsh } from '../../lib/libvirt/virsh.ts';
+import { classify } from '../../lib/state/classify.ts';
 
 const [name, milliseconds, ...json] = process.argv.slice(2);
 const args = json.map((each) => JSON.parse(each));
 const deadline = Deadline.in(Number(milliseconds));
 
 const FUNCTIONS: { readonly [name: string]: () => Promise<unknown> } = {
+  /** A whole look at the guest of a name. */
+  look: async () => {
+    const guest = { name: args[0], uuid: undefined, resource: args[0], virsh: new Virsh('qemu:///system') };
+    const seen = await look(guest, deadline);
+    closeLook(seen);
+    return { ...classify(seen.observation), proof: seen.observation.proof };
+  },
   readCluster: () => readCluster(args[0], deadline, args[1]),
   judge: async () => {
     const view: ClusterView = await readCluster(args[0], deadline);

@@ -1,0 +1,423 @@
+import assert from 'node:assert/strict';
+import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { join } from 'node:path';
+import { type ClusterView, parseClusterView, type RunningCluster } from '../../lib/cluster/cluster-view.ts';
+import { Deadline } from '../../lib/deadline.ts';
+import { errnoOf } from '../../lib/error.ts';
+import type { Proof } from '../../lib/quiesce/proof.ts';
+import type { Classification } from '../../lib/state/classify.ts';
+import { Fault, faultEnv } from '../fault/fault.ts';
+import { type Domain, domainXml } from '../guest/domain.ts';
+import { createDisk, type DiskOptions, readWitness, type Witness } from '../guest/witness.ts';
+import { Lab, type LabNode, type LabOptions } from '../lab/client.ts';
+import { installedTree } from '../support/agent.ts';
+
+/** How long anything that is waited for may take: much longer than it does, on a loaded machine, too. */
+const PATIENCE = 90_000;
+
+/** The operations of the recommended configuration, with a monitor often enough for a test. */
+const OPERATIONS = `\
+op start timeout=90s interval=0 op stop timeout=90s interval=0 op monitor timeout=30s interval=2s \
+op migrate_to timeout=120s interval=0 op migrate_from timeout=60s interval=0`;
+
+export interface GuestOptions {
+  /** What differs from a guest with one raw disk on the directory that all nodes share. */
+  readonly domain?: Partial<Domain>;
+  readonly settings?: DiskOptions['settings'];
+  /** Parameters beside those that a lab's guests need. */
+  readonly parameters?: string;
+  /** Instead of migration-threshold=1, and beside what every guest has. */
+  readonly meta?: string;
+  /** Instead of the recommended operations. */
+  readonly operations?: string;
+  /** The nodes, in order, that it prefers. */
+  readonly prefers?: readonly string[];
+  /** Without the location rule on the preserved guest's attribute. */
+  readonly withoutRule?: boolean;
+}
+
+/** A lab with a cluster, the installed agent and a fence device. */
+export class Cluster implements AsyncDisposable {
+  readonly lab: Lab;
+  /** Who is asked of the cluster, unless it is off; the first node, unless a test sets another. */
+  observer: LabNode;
+  readonly #tree: AsyncDisposable;
+  readonly #guests: ClusterGuest[] = [];
+
+  private constructor(lab: Lab, tree: AsyncDisposable) {
+    this.lab = lab;
+    this.observer = lab.node(1);
+    this.#tree = tree;
+  }
+
+  static async up(options: LabOptions = {}): Promise<Cluster> {
+    const tree = await installedTree();
+    try {
+      const cluster = new Cluster(await Lab.up({ nodes: 3, install: tree.path, ...options }), tree);
+      await cluster.lab.configureFencing();
+      return cluster;
+    } catch (error) {
+      await tree[Symbol.asyncDispose]();
+      throw error;
+    }
+  }
+
+  async down(): Promise<void> {
+    for (const guest of this.#guests) {
+      guest.stopWatching();
+    }
+    await this.lab.down();
+    await this.#tree[Symbol.asyncDispose]();
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.down();
+  }
+
+  node(which: number | string): LabNode {
+    return this.lab.node(which);
+  }
+
+  /** The observer, or another node that is on. */
+  get anyNode(): LabNode {
+    const node = [this.observer, ...this.lab.nodes].find((each) => each.isOn);
+    assert.ok(node, 'every node is off');
+    return node;
+  }
+
+  /** Runs a shell command on `node`, that has to succeed. */
+  sh(command: string, node: LabNode = this.anyNode): Promise<string> {
+    return node.check(['sh', '-c', command], { timeout: PATIENCE });
+  }
+
+  /** Adds to the cluster's configuration, in crmsh's words. */
+  async configure(text: string): Promise<void> {
+    await this.anyNode.check(['crm', 'configure', 'load', 'update', '-'], { input: text });
+  }
+
+  /** Makes the disk and the domain XML of a guest, but no resource. */
+  async makeGuest(name: string, options: GuestOptions = {}): Promise<ClusterGuest> {
+    const guest = new ClusterGuest(this, name, options);
+    await guest.make();
+    this.#guests.push(guest);
+    return guest;
+  }
+
+  /** Makes guests with their resources, and waits until each runs. */
+  async startGuests<const Guests extends readonly (readonly [name: string, options: GuestOptions])[]>(
+    guests: Guests,
+  ): Promise<{ [index in keyof Guests]: ClusterGuest }> {
+    const made = await Promise.all(guests.map(([name, options]) => this.makeGuest(name, options)));
+    await this.configure(made.map((guest) => guest.configuration()).join(''));
+    await Promise.all(made.map((guest) => guest.runsOn()));
+    return made as { [index in keyof Guests]: ClusterGuest };
+  }
+
+  /** Waits until the cluster has nothing to do. */
+  async settled(): Promise<void> {
+    await this.anyNode.check(['crm_resource', '--wait'], { timeout: PATIENCE });
+  }
+
+  /** What the cluster says of a resource, as `node` sees it. */
+  async view(resource: string, node: LabNode = this.anyNode): Promise<RunningCluster> {
+    let last: ClusterView | undefined;
+    const view = await Deadline.in(PATIENCE).poll(100, async () => {
+      const include = '--include=none,dc,options,nodes,resources,attributes';
+      const { stdout } = await node.exec([
+        ...['crm_mon', '--one-shot', '--output-as=xml', '--inactive', include, `--resource=${resource}`],
+      ]);
+      last = await parseClusterView(stdout, resource, node.name);
+      return last.kind === 'cluster' ? last : undefined;
+    });
+    assert.ok(view, JSON.stringify(last));
+    return view;
+  }
+
+  /** What crm_mon shows a person, attributes and failures included. */
+  shown(node: LabNode = this.anyNode): Promise<string> {
+    return node.check(['crm_mon', '--one-shot', '--show-node-attributes', '--inactive', '--failcounts']);
+  }
+
+  /** The nodes that were fenced so far, in order. */
+  fenced(): string[] {
+    return this.lab.fenceLog().flatMap((line) => / (?:reboot|off) (\S+) exits 0$/.exec(line)?.[1] ?? []);
+  }
+
+  /** What the cluster remembers of a resource on a node, as in "stop 0": each operation's last result, in order. */
+  async history(resource: string, node: string): Promise<string[]> {
+    const xml = await this.anyNode.check([
+      ...['crm_mon', '--one-shot', '--output-as=xml', '--include=none,operations', `--resource=${resource}`],
+    ]);
+    const part = xml.split('<node name=').find((each) => each.startsWith(`"${node}"`)) ?? '';
+    const value = (tag: string, name: string) => new RegExp(` ${name}="([^"]*)"`).exec(tag)?.[1] ?? '';
+    return [...part.matchAll(/<operation_history [^>]*>/g)].map(
+      ([tag]) => `${value(tag, 'task')} ${value(tag, 'rc')}`,
+    );
+  }
+
+  /** Calls a function of lib/ on a node (see call.ts). */
+  async call(node: LabNode, name: string, ...args: unknown[]) {
+    const script = join(import.meta.dirname, 'call.ts');
+    const json = args.map((each) => JSON.stringify(each));
+    const command = [process.execPath, script, name, '20000', ...json];
+    return JSON.parse(await node.check(command)).result;
+  }
+
+  /** Waits until `condition` gives something. */
+  async until<T>(
+    what: string,
+    condition: () => T | undefined | Promise<T | undefined>,
+    more: () => string | Promise<string> = () => this.shown(),
+  ): Promise<T> {
+    const value = await Deadline.in(PATIENCE).poll(100, condition);
+    assert.ok(value !== undefined, `${what}: not in time. ${value === undefined ? await more() : ''}`);
+    return value;
+  }
+}
+
+/** A witness guest of a cluster's lab, judged by what it writes. */
+export class ClusterGuest {
+  readonly name: string;
+  readonly disk: string;
+  readonly config: string;
+  readonly #cluster: Cluster;
+  readonly #options: GuestOptions;
+  readonly #serial: string;
+  readonly #writers: Writer[] = [];
+  #watch: { readonly timer: NodeJS.Timeout; readonly file: number } | undefined;
+
+  constructor(cluster: Cluster, name: string, options: GuestOptions) {
+    this.name = name;
+    this.disk = `/shared/${name}.img`;
+    this.config = `/shared/${name}.xml`;
+    // On each node's own disk, so that what either side of a cut or a migration was told can be told apart.
+    this.#serial = `/var/log/witness/${name}`;
+    this.#cluster = cluster;
+    this.#options = options;
+  }
+
+  get cluster(): Cluster {
+    return this.#cluster;
+  }
+
+  async make(): Promise<void> {
+    const { settings, domain } = this.#options;
+    await createDisk(this.#outside(this.disk), settings === undefined ? {} : { settings });
+    const xml = domainXml({
+      name: this.name,
+      // Shareable, so that QEMU's own lock does not keep a second writer away: that is the agent's to do, and where
+      // it fails the witness shall see it.
+      disks: [{ path: this.disk, shareable: true }],
+      serial: this.#serial,
+      env: await faultEnv(this.name),
+      ...domain,
+    });
+    this.#cluster.anyNode.write(this.config, xml);
+    for (const node of this.#cluster.lab.nodes.filter((each) => each.isOn)) {
+      node.write(`${this.#serial}.made`, '');
+    }
+    this.watch();
+  }
+
+  /** The primitive of the recommended configuration, in crmsh's words. */
+  configuration(): string {
+    const { parameters = '', meta = 'migration-threshold=1', operations = OPERATIONS } = this.#options;
+    const { name } = this;
+    const lines = [
+      `primitive ${name} ocf:kvmha:KvmGuest params config=${this.config} migration_transport=tcp \
+migrate_options=--unsafe ${parameters} ${operations} \
+meta allow-migrate=true multiple-active=stop_unexpected ${meta}`,
+      ...(this.#options.withoutRule
+        ? []
+        : [`location ${name}-where-not-preserved ${name} rule -inf: kvmha-preserved-${name} eq 1`]),
+      ...(this.#options.prefers ?? []).map(
+        (node, index) => `location ${name}-prefers-${index} ${name} ${100 - index}: ${node}`,
+      ),
+    ];
+    return `${lines.join('\n')}\n`;
+  }
+
+  /** Lets the storage fail under this guest on one node. */
+  fault(node: LabNode): Fault {
+    return new Fault(node, this.name);
+  }
+
+  /** Waits until the cluster has the guest on one of `places`, and it ticks. Returns the node. */
+  async runsOn(...places: readonly (string | LabNode)[]): Promise<LabNode> {
+    const names = places.map((place) => (typeof place === 'string' ? place : place.name));
+    const node = await this.#cluster.until(
+      `${this.name} runs on ${names.join(' or ') || 'a node'}`,
+      async () => {
+        const { resource } = await this.#cluster.view(this.name);
+        const [place] = resource?.activeOn ?? [];
+        const fits = resource?.role === 'Started' && !resource.failed && resource.activeOn.length === 1;
+        return fits && place !== undefined && (names.length === 0 || names.includes(place))
+          ? place
+          : undefined;
+      },
+    );
+    await this.ticks();
+    return this.#cluster.node(node);
+  }
+
+  /** The nodes on which the cluster has the guest. */
+  async places(): Promise<readonly string[]> {
+    return (await this.#cluster.view(this.name)).resource?.activeOn ?? [];
+  }
+
+  /** Waits for further ticks, and returns what is written then. */
+  async ticks(count = 3): Promise<Witness> {
+    const start = this.witnessTicks();
+    await this.#cluster.until(
+      `${this.name} ticks`,
+      () => (this.witnessTicks() > start + count ? true : undefined),
+      async () => `it stands at ${this.witnessTicks()}. ${await this.#cluster.shown()}`,
+    );
+    return this.witness();
+  }
+
+  /** Which boot of the guest ticks now: the same after a live migration, another after a restart. */
+  async boot(): Promise<{ boots: number; instance: number }> {
+    const { tickBoot, instance } = await this.ticks();
+    return { boots: tickBoot, instance };
+  }
+
+  /** Ends the preserved copy on a node, as an operator does. */
+  async release(node: LabNode): Promise<void> {
+    await node.check(['virsh', 'destroy', this.name]);
+    await this.#cluster.call(node, 'clearPreserved', this.name);
+  }
+
+  witness(): Promise<Witness> {
+    return readWitness(this.#outside(this.disk));
+  }
+
+  witnessTicks(): number {
+    return this.#writers.at(-1)?.lastTick ?? 0;
+  }
+
+  /** libvirt's word for the domain on a node: "paused (I/O error)", or "" when it knows none. */
+  async state(node: LabNode): Promise<string> {
+    return (await node.exec(['virsh', 'domstate', '--reason', this.name])).stdout.trim();
+  }
+
+  /** The guest's qemu processes on a node, by the node's numbers. */
+  async pids(node: LabNode): Promise<number[]> {
+    const { stdout } = await node.exec(['pgrep', '-f', `^\\S*qemu-system-x86_64 -name guest=${this.name},`]);
+    return stdout.split('\n').filter(Boolean).map(Number);
+  }
+
+  /** A whole look at the guest on a node, and what the agent makes of it. */
+  look(node: LabNode): Promise<Classification & { readonly proof?: Proof }> {
+    return this.#cluster.call(node, 'look', this.name);
+  }
+
+  /** Presses a key of the guest's keyboard. */
+  async press(node: LabNode, key: string): Promise<void> {
+    await node.check(['virsh', 'send-key', this.name, `KEY_${key.toUpperCase()}`]);
+  }
+
+  /** Begins to read every tick that is written to the disk, and who wrote it. */
+  watch(): void {
+    if (this.#watch !== undefined) {
+      return;
+    }
+    const file = openSync(this.#outside(this.disk), 'r');
+    const record = Buffer.alloc(16);
+    const timer = setInterval(() => {
+      readSync(file, record, 0, 16, 16 * 512);
+      this.#sawTick(record.readUInt32LE(4), record.readUInt32LE(8), record.readUInt32LE(12));
+    }, 10);
+    timer.unref();
+    this.#watch = { timer, file };
+  }
+
+  stopWatching(): void {
+    if (this.#watch !== undefined) {
+      clearInterval(this.#watch.timer);
+      closeSync(this.#watch.file);
+      this.#watch = undefined;
+    }
+  }
+
+  #sawTick(boot: number, tick: number, instance: number): void {
+    const last = this.#writers.at(-1);
+    if (boot === 0) {
+      return;
+    }
+    if (last?.boot === boot && last.instance === instance && tick >= last.lastTick) {
+      last.lastTick = tick;
+    } else {
+      this.#writers.push({ boot, instance, firstTick: tick, lastTick: tick });
+    }
+  }
+
+  /**
+   * Judges all that the guest has written and was told since it was made: at every moment one writer, and no write
+   * lost that the guest was told is done.
+   *
+   * @returns the boots that have written, in order
+   */
+  async judge(): Promise<readonly Writer[]> {
+    // First what the guests were told, then the disk: what was written in between is no loss.
+    const told = this.#cluster.lab.nodes.map((node) => ({ node: node.name, ...this.#readSerial(node) }));
+    const { ticks, boots } = await this.witness();
+    const story = JSON.stringify({ writers: this.#writers, disk: { ticks, boots } });
+    let before: Writer | undefined;
+    for (const writer of this.#writers) {
+      const where = `${this.name}: boot ${writer.boot} wrote tick ${writer.firstTick}`;
+      if (before !== undefined) {
+        assert.ok(writer.boot > before.boot, `${where} after boot ${before.boot} had begun: ${story}`);
+        assert.ok(writer.firstTick >= before.lastTick, `${where} after ${before.lastTick}: ${story}`);
+      }
+      before = writer;
+    }
+    const by = new Map<number, string>();
+    for (const { node, ticks: acknowledged, boots: booted } of told) {
+      let last = 0;
+      for (const tick of acknowledged) {
+        assert.ok(tick > last, `${this.name} on ${node} was told tick ${tick} after ${last}: ${story}`);
+        assert.equal(by.get(tick), undefined, `${this.name}: tick ${tick} was done on two nodes: ${story}`);
+        assert.ok(tick <= ticks, `${this.name} on ${node} was told tick ${tick}, which is lost: ${story}`);
+        by.set(tick, node);
+        last = tick;
+      }
+      for (const boot of booted) {
+        assert.ok(boot <= boots, `${this.name} on ${node} was told boot ${boot}, which is lost: ${story}`);
+      }
+    }
+    const all = told.flatMap((each) => each.boots);
+    assert.equal(new Set(all).size, all.length, `${this.name}: two guests counted the same boot: ${story}`);
+    return this.#writers;
+  }
+
+  /** What the guest was told on a node is done, also while the node is off. */
+  #readSerial(node: LabNode): { ticks: number[]; boots: number[] } {
+    const file = join(
+      `/proc/${this.#cluster.lab.pid}/root`,
+      this.#cluster.lab.layout.nodeDirectory(node.name),
+      'upper',
+    );
+    let text = '';
+    try {
+      text = readFileSync(join(file, this.#serial), 'latin1');
+    } catch (error) {
+      assert.equal(errnoOf(error), 'ENOENT');
+    }
+    const numbers = (pattern: RegExp) =>
+      [...text.matchAll(pattern)].map(([, number = '']) => Number.parseInt(number, 16));
+    return { ticks: numbers(/^T([0-9a-f]{8})\r$/gm), boots: numbers(/^B([0-9a-f]{8}) [0-9a-f]{8}\r$/gm) };
+  }
+
+  #outside(path: string): string {
+    return this.#cluster.lab.shared(path.slice('/shared/'.length));
+  }
+}
+
+/** One boot of a guest, as it was seen writing. */
+export interface Writer {
+  readonly boot: number;
+  readonly instance: number;
+  readonly firstTick: number;
+  lastTick: number;
+}
