@@ -4,8 +4,14 @@
  * after the vCPUs have stopped.
  */
 
-/** Devices with a medium that can be moved to a sentinel (QOM types as `query-block` and the QOM tree say). */
+/** Devices with a medium that can be moved to a sentinel (QOM types as the QOM tree says). */
 export const BLOCK_DEVICES: ReadonlySet<string> = new Set(['virtio-blk-device', 'ide-hd', 'ide-cd']);
+
+/** SCSI adapters (QOM types) whose disks can be moved to a sentinel. */
+export const ADAPTERS: ReadonlySet<string> = new Set([]);
+
+/** Properties of `-device` with which the listed devices work in another way than was examined. */
+export const UNPROVED_DEVICE_PROPERTIES: readonly string[] = ['iothread-vq-mapping'];
 
 /** Devices made by `-device` or `device_add`. None of them touches storage but through the block layer. */
 export const DEVICES: ReadonlySet<string> = new Set([
@@ -123,6 +129,25 @@ export const NET_BACKENDS: ReadonlySet<string> = new Set(['tap', 'bridge', 'user
 /** Block drivers of the nodes that a disk may consist of. */
 export const BLOCK_DRIVERS: ReadonlySet<string> = new Set(['raw', 'qcow2', 'file']);
 
+/** Those of them that open a file of the host. */
+export const FILE_DRIVERS: ReadonlySet<string> = new Set(['file']);
+
+/** Options of `-blockdev` that may be given to a node of a writable disk. */
+export const NODE_OPTIONS: ReadonlySet<string> = new Set([
+  'driver',
+  'node-name',
+  'filename',
+  'file',
+  'backing',
+  'read-only',
+  'auto-read-only',
+  'cache',
+  'discard',
+  'detect-zeroes',
+  'aio',
+  'locking',
+]);
+
 /** Options of QEMU's command line that add nothing to what the other lists judge. */
 export const OPTIONS: ReadonlySet<string> = new Set([
   'name',
@@ -167,6 +192,7 @@ export const OPTIONS: ReadonlySet<string> = new Set([
   'sandbox',
   'msg',
   'smbios',
+  'add-fd',
   'fw_cfg',
   'acpitable',
   'kernel',

@@ -1,29 +1,36 @@
 import { isObject, type Json } from '../qemu/qmp.ts';
 import {
+  ADAPTERS,
   BLOCK_DEVICES,
   BLOCK_DRIVERS,
   DEVICES,
+  FILE_DRIVERS,
   NET_BACKENDS,
+  NODE_OPTIONS,
   OBJECTS,
   OPTIONS,
   SHARED_MEMORY_FILE_SYSTEMS,
+  UNPROVED_DEVICE_PROPERTIES,
 } from './allow-list.ts';
-import type { BlockDevice, BlockNode, Inspection } from './inspection.ts';
+import type { BlockDevice, BlockNode, Edge, Inspection } from './inspection.ts';
 
 type NodeOptions = { readonly [key: string]: Json };
 
 /** One medium to be taken out of qemu's hands. */
 export interface Medium {
-  /** What `qom-set` calls the device. */
+  /** What `query-block` calls the device. */
   readonly qdev: string;
-  /** Its nodes from the one the device uses down to the file, each with the options it was opened with. */
-  readonly chain: readonly { readonly name: string; readonly options: NodeOptions }[];
-  readonly filename: string;
-  /** Bytes; the sentinel is made as large. */
-  readonly virtualSize: number;
+  /** Its block nodes, each before those that it uses: the order in which they can be deleted. */
+  readonly nodes: readonly string[];
+  /** The options its upper node was opened with; undefined for a read-only medium, which is never reopened. */
+  readonly options: NodeOptions | undefined;
+  /** The files of its nodes, its own before those of its backing chain. */
+  readonly files: readonly string[];
   readonly readOnly: boolean;
   /** Bypasses the host page cache (cache=none, directsync): what QEMU flushed is on the storage. */
   readonly direct: boolean;
+  /** The iothread in whose context QEMU wants every medium of this device to be. */
+  readonly iothread: string | undefined;
 }
 
 /** How one guest is made failover-safe. */
@@ -50,34 +57,33 @@ export function assess(
   inspection: Inspection,
   fileSystemOf: (path: string) => number | undefined,
 ): Assessment {
-  const media = inspection.blockDevices
+  const { graph } = inspection;
+  const found = inspection.blockDevices
     .filter((device) => device.node !== undefined)
-    .map((device) => mediumOf(device, inspection));
+    .map((device) => mediumOf(device, inspection, graph ?? []));
+  const media = found.filter((medium) => typeof medium !== 'string');
+  const refusedMedia = found.filter((medium) => typeof medium === 'string');
   const inactivate = inactivationOf(inspection);
-  const plan: Plan | undefined =
-    inactivate === undefined
-      ? undefined
-      : {
-          media: media.filter((medium) => typeof medium !== 'string'),
-          interfaces: interfacesOf(inspection),
-          inactivate,
-        };
   const reasons = [
     ...(inactivate === undefined ? ['this QEMU has no command that makes block nodes inactive'] : []),
-    ...media.filter((medium) => typeof medium === 'string'),
+    ...(graph === undefined
+      ? ['this QEMU has no command that shows how its block nodes hang together']
+      : refusedMedia),
     ...refusedDevices(inspection),
     ...refusedOptions(inspection),
+    ...refusedInterfaces(inspection),
     ...refusedMemory(inspection, fileSystemOf),
-    ...(media.every((medium) => typeof medium !== 'string')
-      ? refusedNodes(inspection, plan?.media ?? [])
-      : []),
-    ...inspection.jobs.map((job) => `the block job ${job} is running`),
+    ...(refusedMedia.length === 0 ? refusedNodes(inspection, media) : []),
+    ...inspection.jobs.map((job) => `the job ${job} is not finished`),
     ...inspection.exports.map((id) => `the block export ${id} is served`),
-    ...(plan?.media.every((medium) => medium.readOnly)
+    ...refusedMigration(inspection),
+    ...(refusedMedia.length === 0 && media.every((medium) => medium.readOnly)
       ? ['the guest has no writable disk to carry a sentinel, so nothing would keep it from being resumed']
       : []),
   ];
-  return plan === undefined || reasons.length > 0 ? { kind: 'refused', reasons } : { kind: 'plan', plan };
+  return inactivate === undefined || reasons.length > 0
+    ? { kind: 'refused', reasons }
+    : { kind: 'plan', plan: { media, interfaces: inspection.interfaces.map(({ id }) => id), inactivate } };
 }
 
 /** blockdev-set-active is there from QEMU 10 on (or backported); before it, the Xen command does the same. */
@@ -86,73 +92,164 @@ function inactivationOf(inspection: Inspection): Inactivation | undefined {
   return commands.find((command) => inspection.commands.has(command));
 }
 
-function mediumOf(device: BlockDevice, inspection: Inspection): Medium | string {
-  const what = device.qdev === '' ? `block node ${device.node}` : `device ${device.qdev}`;
+function mediumOf(device: BlockDevice, inspection: Inspection, graph: readonly Edge[]): Medium | string {
   if (device.qdev === '') {
-    return `${what} belongs to no device, so it cannot be moved to a sentinel`;
+    return `block node ${device.node} belongs to no device, so it cannot be moved to a sentinel`;
   }
-  if (!BLOCK_DEVICES.has(device.type)) {
-    return `${what} is a ${device.type}, whose medium nobody has shown to be movable`;
+  const what = `device ${device.qdev}`;
+  const refusal = refusedBlockDevice(device, inspection);
+  if (refusal !== undefined) {
+    return `${what} ${refusal}`;
   }
-  const chain: { name: string; options: NodeOptions }[] = [];
+  const names = withAllBeneath(device.node ?? '', graph);
   const nodes: BlockNode[] = [];
-  let name = device.node;
-  while (name !== undefined) {
+  for (const name of names) {
     const node = inspection.nodes.find((candidate) => candidate.name === name);
-    const options = inspection.commandLine.blockdevs.find((candidate) => candidate['node-name'] === name);
     if (node === undefined) {
       return `${what}: its block node ${name} is not among the named ones`;
     }
-    if (options === undefined) {
-      return (
-        `${what}: its block node ${name} is not on qemu's command line (a snapshot, copy, media change or ` +
-        'hot-plug since the start), so it cannot be reopened with its own options'
-      );
-    }
-    const refusal = refusedNode(node, options);
-    if (refusal !== undefined) {
-      return `${what}: ${refusal}`;
-    }
-    chain.push({ name, options });
     nodes.push(node);
-    const file = options['file'];
-    if (isObject(file)) {
-      return `${what}: its block node ${name} has a nested "file" that cannot be reopened by name`;
+  }
+  const [top] = nodes;
+  if (top === undefined) {
+    return `${what}: its block node is not among the named ones`;
+  }
+  const { readOnly } = top;
+  for (const node of nodes) {
+    const reason =
+      refusedNode(node, device.qdev, graph) ??
+      (readOnly ? refusedReadOnlyNode(node, graph) : refusedWritableNode(node, top, inspection, graph));
+    if (reason !== undefined) {
+      return `${what}: ${reason}`;
     }
-    name = typeof file === 'string' ? file : undefined;
   }
-  const [first] = nodes;
-  const last = nodes.at(-1);
-  if (first === undefined || last === undefined || last.driver !== 'file') {
-    return `${what}: its lowest block node is not a file`;
-  }
+  const files = nodes.filter((node) => FILE_DRIVERS.has(node.driver));
   return {
     qdev: device.qdev,
-    chain,
-    filename: last.filename,
-    virtualSize: first.virtualSize,
-    readOnly: first.readOnly,
-    direct: last.direct,
+    nodes: names,
+    options: readOnly ? undefined : optionsOf(top.name, inspection),
+    files: files.map((node) => node.filename),
+    readOnly,
+    direct: files[0]?.direct === true,
+    iothread: device.adapter?.iothread,
   };
 }
 
-function refusedNode(node: BlockNode, options: NodeOptions): string | undefined {
+function refusedBlockDevice({ type, adapter }: BlockDevice, { commands }: Inspection): string | undefined {
+  if (!BLOCK_DEVICES.has(type)) {
+    return `is a ${type}, whose medium nobody has shown to be movable`;
+  }
+  if (adapter !== undefined && !ADAPTERS.has(adapter.type)) {
+    return `is on a ${adapter.type}, whose media nobody has shown to be movable`;
+  }
+  if (adapter?.iothread !== undefined && !commands.has('x-blockdev-set-iothread')) {
+    return 'works in an iothread, and this QEMU has no command that moves a medium to one';
+  }
+  return undefined;
+}
+
+/** A node and all that it uses, each before those beneath it, the file of an image before its backing chain. */
+function withAllBeneath(name: string, graph: readonly Edge[]): string[] {
+  const beneath = graph
+    .filter((edge) => edge.parent === name && edge.parentType === 'block-driver')
+    .sort((one, other) => Number(one.role === 'backing') - Number(other.role === 'backing'));
+  return [name, ...beneath.flatMap((edge) => withAllBeneath(edge.node, graph))];
+}
+
+function refusedNode(node: BlockNode, qdev: string, graph: readonly Edge[]): string | undefined {
+  if (node.name.startsWith('#')) {
+    return `${node.filename} was opened without a name for its block node, so it cannot be let go by name`;
+  }
   if (!BLOCK_DRIVERS.has(node.driver)) {
     return `block driver ${node.driver} (node ${node.name}) has not been shown to be safe`;
   }
-  if (options['driver'] !== node.driver) {
-    return `node ${node.name} is ${node.driver} now but ${String(options['driver'])} on qemu's command line`;
+  const beneath = graph.filter((edge) => edge.parent === node.name && edge.parentType === 'block-driver');
+  const roles = beneath.map(({ role }) => role).filter((role) => role !== 'file' && role !== 'backing');
+  if (roles[0] !== undefined) {
+    return `block node ${node.name} has a "${roles[0]}" beside its file`;
   }
-  if (node.driver === 'file' && options['filename'] !== node.filename) {
-    return `node ${node.name} is ${node.filename} now but ${String(options['filename'])} on qemu's command line`;
+  if (beneath.length === 0 && !FILE_DRIVERS.has(node.driver)) {
+    return `its lowest block node ${node.name} is not a file`;
   }
-  if (node.backingDepth > 0) {
-    return `${node.filename} has a backing file`;
+  const users = graph.filter((edge) => edge.node === node.name);
+  const [user] = users;
+  if (user === undefined || users.length !== 1) {
+    return `block node ${node.name} has ${users.length} users`;
   }
-  if (node.noFlush && !node.readOnly) {
+  if (user.parentType === 'block-job' || (user.parentType === 'block-backend' && user.parent !== qdev)) {
+    return `block node ${node.name} is used by ${user.parentType} ${user.parent}`;
+  }
+  return FD_SET.test(node.filename)
+    ? `${node.filename} was passed to qemu as a descriptor, which stays open when its node is deleted`
+    : undefined;
+}
+
+/** libvirt hands over files that qemu may not open itself as members of a set of descriptors (add-fd). */
+const FD_SET = /^\/dev\/fd/;
+
+function refusedReadOnlyNode(node: BlockNode, graph: readonly Edge[]): string | undefined {
+  return isWritten(node, graph) ? `block node ${node.name} of a read-only medium is written to` : undefined;
+}
+
+function isWritten(node: BlockNode, graph: readonly Edge[]): boolean {
+  return graph.some((edge) => edge.node === node.name && edge.writes);
+}
+
+/** Of a writable medium the upper image alone is written to, and every node was given on the command line. */
+function refusedWritableNode(
+  node: BlockNode,
+  top: BlockNode,
+  inspection: Inspection,
+  graph: readonly Edge[],
+): string | undefined {
+  const options = optionsOf(node.name, inspection);
+  if (options === undefined) {
+    return (
+      `its block node ${node.name} is not on qemu's command line (a snapshot, copy, media change or hot-plug ` +
+      'since the start), so the options it was opened with are not known'
+    );
+  }
+  const beneath = graph.filter((edge) => edge.parent === node.name && edge.parentType === 'block-driver');
+  const now = (role: string) => beneath.find((edge) => edge.role === role)?.node ?? null;
+  const differences = [
+    options['driver'] === node.driver ? undefined : `driver ${node.driver}`,
+    FILE_DRIVERS.has(node.driver) && options['filename'] !== node.filename
+      ? `filename ${node.filename}`
+      : undefined,
+    (options['file'] ?? null) === now('file') ? undefined : `file ${now('file')}`,
+    (options['backing'] ?? null) === now('backing') ? undefined : `backing ${now('backing')}`,
+    cacheOption(options, 'direct') === node.direct ? undefined : `cache.direct ${node.direct}`,
+  ].filter((difference) => difference !== undefined);
+  if (differences.length > 0) {
+    return `block node ${node.name} now has ${differences.join(', ')}, other than on qemu's command line`;
+  }
+  const unknown = Object.keys(options).find((key) => !NODE_OPTIONS.has(key));
+  if (unknown !== undefined) {
+    return `block node ${node.name} has the option "${unknown}", which has not been shown to be safe`;
+  }
+  const isUpper = node === top || beneathFile(top, graph) === node.name;
+  if (!isUpper && isWritten(node, graph)) {
+    return `block node ${node.name} of its backing chain is written to`;
+  }
+  if (isUpper && (node.noFlush || top.noFlush)) {
     return `${node.filename} is used with cache=unsafe: flushes are dropped, so nothing proves durability`;
   }
   return undefined;
+}
+
+function beneathFile(top: BlockNode, graph: readonly Edge[]): string | undefined {
+  return graph.find(
+    (edge) => edge.parent === top.name && edge.parentType === 'block-driver' && edge.role === 'file',
+  )?.node;
+}
+
+function optionsOf(name: string, { commandLine }: Inspection): NodeOptions | undefined {
+  return commandLine.blockdevs.find((options) => options['node-name'] === name);
+}
+
+function cacheOption(options: NodeOptions, key: string): boolean {
+  const cache = options['cache'];
+  return isObject(cache) && cache[key] === true;
 }
 
 function refusedDevices(inspection: Inspection): string[] {
@@ -175,10 +272,14 @@ function refusedOptions(inspection: Inspection): string[] {
     if (!OPTIONS.has(name)) {
       return [`qemu was started with -${name}, which is not on the list of options known to be safe`];
     }
-    if (name === 'netdev' && !NET_BACKENDS.has(typeOf(value))) {
+    if ((name === 'netdev' || (name === 'nic' && value !== 'none')) && !NET_BACKENDS.has(typeOf(value))) {
       return [
-        `a network interface uses -netdev ${typeOf(value)}, which may go on after the vCPUs have stopped`,
+        `a network interface uses -${name} ${typeOf(value)}, which may go on after the vCPUs have stopped`,
       ];
+    }
+    const property = UNPROVED_DEVICE_PROPERTIES.find((each) => value?.includes(each));
+    if (name === 'device' && property !== undefined) {
+      return [`a device has the property ${property}, with which nobody has shown that media can be moved`];
     }
     return [];
   });
@@ -198,17 +299,32 @@ function refusedMemory(inspection: Inspection, fileSystemOf: (path: string) => n
     );
 }
 
+/** A migration that is under way hands the guest and its images over by itself. */
+function refusedMigration({ migration }: Inspection): string[] {
+  const over = [undefined, 'none', 'completed', 'failed', 'cancelled'];
+  return over.includes(migration) ? [] : [`a migration is under way (${migration})`];
+}
+
 /** Every node must be part of a medium that is moved: another one would stay open. */
 function refusedNodes(inspection: Inspection, media: readonly Medium[]): string[] {
-  const moved = new Set(media.flatMap((medium) => medium.chain.map(({ name }) => name)));
+  const moved = new Set(media.flatMap((medium) => medium.nodes));
   return inspection.nodes
     .filter((node) => !moved.has(node.name))
     .map((node) => `block node ${node.name} (${node.filename}) would stay open in qemu`);
 }
 
-/** Network interfaces are the devices that a `-device` gives a `netdev`. */
-function interfacesOf(inspection: Inspection): string[] {
-  return inspection.peripherals.filter(({ type }) => NETWORK_INTERFACE.test(type)).map(({ id }) => id);
+/** An interface added since the start may have any backend. */
+function refusedInterfaces({ interfaces, commandLine }: Inspection): string[] {
+  const given = commandLine.options.filter(({ name }) => name === 'netdev').map(({ value }) => idOf(value));
+  return interfaces
+    .filter(({ netdev }) => netdev !== '' && !given.includes(netdev))
+    .map(
+      ({ id, netdev }) =>
+        `network interface ${id} uses ${netdev}, which is not on qemu's command line (a hot-plug since the start)`,
+    );
 }
 
-const NETWORK_INTERFACE = /^(virtio-net-|e1000|igb$|rtl8139$|ne2k_pci$|pcnet$|vmxnet3$)/;
+/** The `id` of an option value in either syntax. */
+function idOf(value: string | undefined): string | undefined {
+  return /"id"\s*:\s*"([^"]*)"/.exec(value ?? '')?.[1] ?? /(?:^|,)id=([^,]*)/.exec(value ?? '')?.[1];
+}

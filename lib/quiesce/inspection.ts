@@ -3,14 +3,26 @@ import { KvmhaError } from '../error.ts';
 import { type CommandLine, parseCommandLine } from '../qemu/command-line.ts';
 import { isObject, type Json, type Monitor } from '../qemu/qmp.ts';
 
+type JsonObject = { readonly [key: string]: Json };
+
 /** A block device of the guest, as `query-block` lists it. */
 export interface BlockDevice {
   /** QOM path or id of the device (`qdev`); empty for a backend that no device uses. */
   readonly qdev: string;
   /** QOM type of the device: virtio-blk-device, ide-hd, ... */
   readonly type: string;
+  /** For a SCSI disk the adapter that it is on. */
+  readonly adapter: Adapter | undefined;
   /** Node name of the medium; undefined for an empty drive. */
   readonly node: string | undefined;
+}
+
+/** What a SCSI disk is attached to. */
+export interface Adapter {
+  /** QOM type: virtio-scsi-device, lsi53c895a, ... */
+  readonly type: string;
+  /** Id of the iothread that it works in, if it has one. */
+  readonly iothread: string | undefined;
 }
 
 /** A node of the live block graph, as `query-named-block-nodes` lists it. */
@@ -22,12 +34,24 @@ export interface BlockNode {
   /** `active` (QEMU 10 and newer); undefined where QEMU does not say. */
   readonly active: boolean | undefined;
   readonly filename: string;
-  readonly virtualSize: number;
-  readonly backingDepth: number;
   /** cache.no-flush: flushes are dropped (libvirt's cache='unsafe'). */
   readonly noFlush: boolean;
   /** cache.direct: the host page cache is bypassed. */
   readonly direct: boolean;
+}
+
+/** A use of a block node, as `x-debug-query-block-graph` lists it. */
+export interface Edge {
+  /** Name of the node that is used. */
+  readonly node: string;
+  /** What the user is: another node (`block-driver`), a device (`block-backend`), a job (`block-job`). */
+  readonly parentType: string;
+  /** Node name, qdev of a device, or id of a job. */
+  readonly parent: string;
+  /** What the node is to its user: file, backing, root, ... */
+  readonly role: string;
+  /** Whether the user may write to it. */
+  readonly writes: boolean;
 }
 
 /** A device or object in the QOM tree. */
@@ -42,14 +66,20 @@ export interface Inspection {
   readonly commands: ReadonlySet<string>;
   readonly blockDevices: readonly BlockDevice[];
   readonly nodes: readonly BlockNode[];
-  /** Running jobs of any kind (`query-jobs`, `query-block-jobs`), by id and type. */
+  /** The live block graph; undefined where this QEMU cannot show it. */
+  readonly graph: readonly Edge[] | undefined;
+  /** Jobs of any kind (`query-jobs`, `query-block-jobs`), by id and type. */
   readonly jobs: readonly string[];
   /** Block exports (`query-block-exports`), by id. */
   readonly exports: readonly string[];
+  /** `status` of query-migrate; undefined when there was no migration. */
+  readonly migration: string | undefined;
   /** Devices made by -device and device_add. */
   readonly peripherals: readonly QomChild[];
   /** Objects made by -object and object-add, and the memory backends of the machine. */
   readonly objects: readonly QomChild[];
+  /** Network interfaces and the backend that each uses; empty for none. */
+  readonly interfaces: readonly { readonly id: string; readonly netdev: string }[];
   /** Memory backends whose memory is shared with whoever opens the same file. */
   readonly sharedMemoryFiles: readonly string[];
 }
@@ -66,32 +96,31 @@ export async function inspect(
   monitor: Monitor,
   deadline: Deadline,
 ): Promise<Inspection> {
-  const ask = (command: string, args: { readonly [key: string]: Json } = {}) =>
-    monitor.execute(command, args, deadline);
+  const ask = (command: string, args: JsonObject = {}) => monitor.execute(command, args, deadline);
   const children = async (path: string) => qomChildren(await ask('qom-list', { path }));
+  const commands = new Set(
+    list(await ask('query-commands'), 'query-commands').map((entry) => text(entry, 'name')),
+  );
   const objects = await children('/objects');
+  const named = await children('/machine/peripheral');
   return {
     commandLine: parseCommandLine(argv),
-    commands: new Set(
-      list(await ask('query-commands'), 'query-commands').map((entry) => text(entry, 'name')),
-    ),
+    commands,
     blockDevices: await blockDevices(monitor, deadline),
     nodes: await blockNodes(monitor, deadline),
-    jobs: [
-      ...list(await ask('query-jobs'), 'query-jobs').map(
-        (job) => `${text(job, 'id')} (${text(job, 'type')})`,
-      ),
-      ...list(await ask('query-block-jobs'), 'query-block-jobs').map((job) => text(job, 'device')),
-    ],
+    graph: commands.has(GRAPH_COMMAND) ? blockGraph(await ask(GRAPH_COMMAND)) : undefined,
+    jobs: await jobs(monitor, deadline),
     exports: list(await ask('query-block-exports'), 'query-block-exports').map((entry) => text(entry, 'id')),
-    peripherals: [
-      ...(await children('/machine/peripheral')),
-      ...(await children('/machine/peripheral-anon')),
-    ],
+    migration: migrationStatus(await ask('query-migrate')),
+    peripherals: [...named, ...(await children('/machine/peripheral-anon'))],
     objects,
+    interfaces: await interfaces(named, monitor, deadline),
     sharedMemoryFiles: await sharedMemoryFiles(objects, monitor, deadline),
   };
 }
+
+/** "x-": QEMU may change it. What it answers is used only when it has the shape expected here. */
+const GRAPH_COMMAND = 'x-debug-query-block-graph';
 
 /** The nodes of the live block graph. */
 export async function blockNodes(monitor: Monitor, deadline: Deadline): Promise<BlockNode[]> {
@@ -109,29 +138,140 @@ export async function blockNodes(monitor: Monitor, deadline: Deadline): Promise<
       readOnly: entry['ro'] === true,
       active: typeof active === 'boolean' ? active : undefined,
       filename: text(image, 'filename'),
-      virtualSize: Number(image['virtual-size']),
-      backingDepth: Number(entry['backing_file_depth']),
       noFlush: cache['no-flush'] !== false,
       direct: cache['direct'] === true,
     };
   });
 }
 
+/** A device, by its `qdev`, and the block node that it uses now; an empty drive uses none. */
+export interface NodeUse {
+  readonly qdev: string;
+  readonly node: string | undefined;
+}
+
+/** What the guest's block devices use now. */
+export async function nodesInUse(monitor: Monitor, deadline: Deadline): Promise<NodeUse[]> {
+  const entries = list(await monitor.execute('query-block', {}, deadline), 'query-block');
+  return entries.map((entry) => {
+    const inserted = entry['inserted'];
+    return { qdev: qdevOf(entry), node: isObject(inserted) ? text(inserted, 'node-name') : undefined };
+  });
+}
+
+/**
+ * How many requests each device has made of its medium since it was made, the failed ones included. While the
+ * vCPUs stand still it does not change: a device that has made more has seen its guest run.
+ */
+export async function requestsMade(
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<ReadonlyMap<string, number>> {
+  const entries = list(await monitor.execute('query-blockstats', {}, deadline), 'query-blockstats');
+  return new Map(entries.map((entry) => [qdevOf(entry), requestsIn(entry['stats'])]));
+}
+
+function requestsIn(stats: Json | undefined): number {
+  if (!isObject(stats)) {
+    throw new KvmhaError('protocol', 'query-blockstats: a device without statistics');
+  }
+  return Object.entries(stats)
+    .filter(([key]) => key.endsWith('_operations'))
+    .reduce((sum, [, count]) => sum + Number(count), 0);
+}
+
+function qdevOf(entry: JsonObject): string {
+  return typeof entry['qdev'] === 'string' ? entry['qdev'] : '';
+}
+
 async function blockDevices(monitor: Monitor, deadline: Deadline): Promise<BlockDevice[]> {
   const devices: BlockDevice[] = [];
-  for (const entry of list(await monitor.execute('query-block', {}, deadline), 'query-block')) {
-    const qdev = typeof entry['qdev'] === 'string' ? entry['qdev'] : '';
-    const inserted = entry['inserted'];
-    const type =
-      qdev === '' ? '' : await monitor.execute('qom-get', { path: qdev, property: 'type' }, deadline);
-    devices.push({
-      qdev,
-      type: typeof type === 'string' ? type : '',
-      node: isObject(inserted) ? text(inserted, 'node-name') : undefined,
-    });
+  for (const { qdev, node } of await nodesInUse(monitor, deadline)) {
+    const path = devicePath(qdev);
+    const type = qdev === '' ? '' : await property(path, 'type', monitor, deadline);
+    const adapter = type.startsWith('scsi-') ? await adapterOf(path, monitor, deadline) : undefined;
+    devices.push({ qdev, type, adapter, node });
   }
   return devices;
 }
+
+/** A device with an id is named by it alone in `qdev`, and another object may have that id, too. */
+export function devicePath(qdev: string): string {
+  return qdev.startsWith('/') ? qdev : `/machine/peripheral/${qdev}`;
+}
+
+async function adapterOf(device: string, monitor: Monitor, deadline: Deadline): Promise<Adapter> {
+  const bus = await property(device, 'parent_bus', monitor, deadline);
+  const path = bus.slice(0, bus.lastIndexOf('/'));
+  const type = await property(path, 'type', monitor, deadline);
+  const iothread = type === 'virtio-scsi-device' ? await property(path, 'iothread', monitor, deadline) : '';
+  return { type, iothread: iothread === '' ? undefined : iothread.slice(iothread.lastIndexOf('/') + 1) };
+}
+
+async function property(path: string, name: string, monitor: Monitor, deadline: Deadline): Promise<string> {
+  const value = await monitor.execute('qom-get', { path, property: name }, deadline);
+  if (typeof value !== 'string') {
+    throw new KvmhaError('protocol', `qom-get: ${path} has no ${name} in words`);
+  }
+  return value;
+}
+
+function blockGraph(answer: Json): Edge[] {
+  if (!isObject(answer)) {
+    throw new KvmhaError('protocol', `${GRAPH_COMMAND}: the answer is not an object`);
+  }
+  const nodes = new Map(
+    list(answer['nodes'], GRAPH_COMMAND).map((node) => [
+      node['id'],
+      { type: text(node, 'type'), name: text(node, 'name') },
+    ]),
+  );
+  return list(answer['edges'], GRAPH_COMMAND).map((edge) => {
+    const parent = nodes.get(edge['parent'] ?? null);
+    const child = nodes.get(edge['child'] ?? null);
+    if (parent === undefined || child === undefined) {
+      throw new KvmhaError('protocol', `${GRAPH_COMMAND}: an edge without its nodes`);
+    }
+    const permissions = edge['perm'];
+    return {
+      node: child.name,
+      parentType: parent.type,
+      parent: parent.name,
+      role: text(edge, 'name'),
+      writes: !Array.isArray(permissions) || permissions.includes('write'),
+    };
+  });
+}
+
+async function jobs(monitor: Monitor, deadline: Deadline): Promise<string[]> {
+  const all = list(await monitor.execute('query-jobs', {}, deadline), 'query-jobs').map((job) => ({
+    id: text(job, 'id'),
+    type: text(job, 'type'),
+  }));
+  const block = list(await monitor.execute('query-block-jobs', {}, deadline), 'query-block-jobs').map(
+    (job) => ({ id: text(job, 'device'), type: text(job, 'type') }),
+  );
+  return [...new Set([...all, ...block].map(({ id, type }) => `${id} (${type})`))];
+}
+
+function migrationStatus(answer: Json): string | undefined {
+  const status = isObject(answer) ? answer['status'] : undefined;
+  return typeof status === 'string' ? status : undefined;
+}
+
+async function interfaces(
+  peripherals: readonly QomChild[],
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<{ id: string; netdev: string }[]> {
+  const found: { id: string; netdev: string }[] = [];
+  for (const { id } of peripherals.filter(({ type }) => NETWORK_INTERFACE.test(type))) {
+    found.push({ id, netdev: await property(`/machine/peripheral/${id}`, 'netdev', monitor, deadline) });
+  }
+  return found;
+}
+
+const NETWORK_INTERFACE = /^(virtio-net-|e1000|igb$|rtl8139$|ne2k_pci$|pcnet$|vmxnet3$)/;
 
 async function sharedMemoryFiles(
   objects: readonly QomChild[],
@@ -157,14 +297,14 @@ function qomChildren(answer: Json): QomChild[] {
   });
 }
 
-function list(answer: Json, command: string): { readonly [key: string]: Json }[] {
+function list(answer: Json | undefined, command: string): JsonObject[] {
   if (!Array.isArray(answer) || !answer.every((entry) => isObject(entry))) {
     throw new KvmhaError('protocol', `${command}: the answer is not a list of objects`);
   }
   return answer;
 }
 
-function text(entry: { readonly [key: string]: Json }, key: string): string {
+function text(entry: JsonObject, key: string): string {
   const value = entry[key];
   if (typeof value !== 'string') {
     throw new KvmhaError('protocol', `a QMP answer lacks "${key}"`);

@@ -5,11 +5,32 @@ import { holdsOf, openedAt } from '../linux/open-files.ts';
 import { isAlive, processorTime, readStat } from '../linux/process.ts';
 import { isObject, type Monitor } from '../qemu/qmp.ts';
 import type { QuiesceRecord } from '../record/record.ts';
-import { type BlockNode, blockNodes } from './inspection.ts';
+import { type BlockNode, blockNodes, nodesInUse, requestsMade } from './inspection.ts';
 import type { Finding, Proof, ProofItem } from './proof.ts';
+import { SENTINEL_BYTES, type Sentinel } from './sentinel.ts';
 
 /** Two looks at the processor time of the vCPU threads lie at least this far apart, in milliseconds. */
 const VCPU_WATCH = 20;
+
+/** So often is a vCPU thread looked at again that was at work for somebody else (a dump, `info registers`). */
+const VCPU_LOOKS = 25;
+
+/**
+ * Whether only a command can make the vCPUs run again from this runstate (QAPI `RunState`). From `suspended` the
+ * guest wakes by itself, at its clock's alarm; `debug`, a migration and a restore belong to somebody else.
+ */
+export function isQuiet(runstate: string): boolean {
+  return QUIET_RUN_STATES.has(runstate);
+}
+
+const QUIET_RUN_STATES: ReadonlySet<string> = new Set([
+  'paused',
+  'io-error',
+  'internal-error',
+  'watchdog',
+  'guest-panicked',
+  'prelaunch', // stopped, and reset since
+]);
 
 /**
  * Looks at a guest for the proof that it is quiesced-failover-safe. Changes nothing. What cannot be seen, also
@@ -30,31 +51,57 @@ export async function observeProof(
   };
   await look('qemu-alive', () => qemuAlive(record));
   await look('vcpus-stopped', () => vcpusStopped(record, monitor, deadline));
-  await look('writes-durable', () => writesDurable(record));
+  await look('writes-durable', () => writesDurable(record, monitor, deadline));
   await look('block-nodes-released', async () => nodesReleased(record, await blockNodes(monitor, deadline)));
   await look('images-released', () => imagesReleased(record));
-  await look('resume-blocked', () => resumeBlocked(record));
+  await look('resume-blocked', () => resumeBlocked(record, monitor, deadline));
   await look('migration-blocked', () => migrationBlocked(record, monitor, deadline));
   return proof;
 }
 
 /**
- * Whether the sentinels are inactive. QEMU 10 says so; before it, an inactive file node shows by its descriptor:
- * `auto-read-only` takes it read-only when it is no longer in use.
+ * The sentinels that are inactive. It shows by the descriptor: `auto-read-only` takes a file read-only when its node
+ * is not in use for writing any more. QEMU 10 says it, too, and what counts is what it says of the upper node: a
+ * `cont` that was refused leaves the file's node active, read-only as it is.
  */
-export function sentinelsInactive(record: QuiesceRecord, nodes: readonly BlockNode[]): boolean {
-  const own = record.media.flatMap(({ sentinel }) => [sentinel.node, sentinel.fileNode]);
-  const seen = nodes.filter((node) => own.includes(node.name));
-  if (seen.length < own.length) {
-    return false;
+export function inactiveSentinels(record: QuiesceRecord, nodes: readonly BlockNode[]): Sentinel[] {
+  return record.media
+    .map((medium) => medium.sentinel)
+    .filter((sentinel) => {
+      const node = nodes.find(({ name }) => name === sentinel.node);
+      const files = openedAt(record.qemu.pid, sentinel.path);
+      return (
+        node !== undefined &&
+        node.active !== true &&
+        nodes.some(({ name }) => name === sentinel.fileNode) &&
+        files.length > 0 &&
+        files.every((file) => !file.writable)
+      );
+    });
+}
+
+/**
+ * Whether the vCPUs ran since the guest was stopped, judged by what they must have done then: requests of its
+ * devices, or writes to a sentinel.
+ *
+ * @returns what shows it, or undefined
+ */
+export async function guestRanSince(
+  record: QuiesceRecord,
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<string | undefined> {
+  const requests = await requestsMade(monitor, deadline);
+  for (const medium of record.media.filter(({ readOnly }) => !readOnly)) {
+    const made = requests.get(medium.qdev);
+    if (made !== medium.requests) {
+      return `device ${medium.qdev} has made ${made ?? 'no'} requests, and ${medium.requests} before`;
+    }
+    if (openedAt(record.qemu.pid, medium.sentinel.path).some(({ size }) => size !== SENTINEL_BYTES)) {
+      return `the sentinel of ${medium.images[0]?.path} is not as it was made`;
+    }
   }
-  if (seen.every((node) => node.active !== undefined)) {
-    return seen.every((node) => node.active === false);
-  }
-  return record.media.every(({ sentinel }) => {
-    const files = openedAt(record.qemu.pid, sentinel.path);
-    return files.length > 0 && files.every((file) => !file.writable);
-  });
+  return undefined;
 }
 
 function qemuAlive(record: QuiesceRecord): Finding {
@@ -69,7 +116,8 @@ function qemuAlive(record: QuiesceRecord): Finding {
 
 async function vcpusStopped(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {
   const status = await monitor.execute('query-status', {}, deadline);
-  if (!isObject(status) || status['running'] !== false) {
+  const runstate = isObject(status) ? String(status['status']) : '';
+  if (!isObject(status) || status['running'] !== false || !isQuiet(runstate)) {
     return no(`query-status says ${JSON.stringify(status)}`);
   }
   const cpus = await monitor.execute('query-cpus-fast', {}, deadline);
@@ -79,30 +127,27 @@ async function vcpusStopped(record: QuiesceRecord, monitor: Monitor, deadline: D
   if (threads.length === 0) {
     return no('query-cpus-fast lists no vCPU');
   }
+  const what = `query-status says ${runstate}, running:false`;
   const times = () => threads.map((thread) => processorTime(record.qemu.pid, thread));
-  const before = times();
-  await sleep(VCPU_WATCH);
-  const after = times();
-  const still = before.every((time, index) => time !== undefined && time === after[index]);
-  const what = `query-status says ${String(status['status'])}, running:false`;
-  return still
-    ? yes(`${what}; ${threads.length} vCPU thread(s) used no processor time in ${VCPU_WATCH} ms`)
-    : no(`${what}, but a vCPU thread used processor time`);
+  for (let before = times(), looks = 0; looks < VCPU_LOOKS && !deadline.passed(); looks++) {
+    await sleep(VCPU_WATCH);
+    const after = times();
+    if (before.every((time, index) => time !== undefined && time === after[index])) {
+      return yes(`${what}; ${threads.length} vCPU thread(s) used no processor time in ${VCPU_WATCH} ms`);
+    }
+    before = after;
+  }
+  return no(`${what}, but a vCPU thread used processor time`);
 }
 
-function writesDurable(record: QuiesceRecord): Finding {
+async function writesDurable(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {
   if (!record.durable) {
     return no('no record says that every image was flushed without an error');
   }
-  const written = record.media.find(({ sentinel }) => {
-    const files = openedAt(record.qemu.pid, sentinel.path);
-    return files.length === 0 || files.some((file) => file.size !== sentinel.size);
-  });
-  return written === undefined
-    ? yes('QEMU flushed every image and took it read-only without an error before it was let go')
-    : no(
-        `the sentinel of ${written.image.path} is not as it was made: the guest wrote to it instead of its disk`,
-      );
+  const ran = await guestRanSince(record, monitor, deadline);
+  return ran === undefined
+    ? yes('QEMU flushed every image and took it read-only without an error, and the guest did not run since')
+    : no(`the guest ran after its images were flushed: ${ran}`);
 }
 
 function nodesReleased(record: QuiesceRecord, nodes: readonly BlockNode[]): Finding {
@@ -113,29 +158,35 @@ function nodesReleased(record: QuiesceRecord, nodes: readonly BlockNode[]): Find
       `QEMU still has block node ${other.map((node) => `${node.name} (${node.filename})`).join(', ')}`,
     );
   }
-  return sentinelsInactive(record, nodes)
+  return inactiveSentinels(record, nodes).length === record.media.length
     ? yes(`QEMU has no block node but ${record.media.length} inactive sentinel(s)`)
     : no('a sentinel is missing or still active');
 }
 
 function imagesReleased(record: QuiesceRecord): Finding {
-  const holds = holdsOf(
-    record.qemu.pid,
-    record.media.map((medium) => medium.image),
-  );
-  const [first] = holds;
+  const images = record.media.flatMap((medium) => medium.images);
+  const [first] = holdsOf(record.qemu.pid, images);
   return first === undefined
     ? yes(`process ${record.qemu.pid} has no descriptor, lock or mapping of ${imageNames(record)}`)
     : no(`process ${record.qemu.pid} holds ${first.file.path}: ${first.seen}`);
 }
 
-function resumeBlocked(record: QuiesceRecord): Finding {
+async function resumeBlocked(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {
   const present = record.media
     .flatMap(({ sentinel }) => [sentinel.path, `/proc/${record.qemu.pid}/root${sentinel.path}`])
-    .filter(exists);
-  return present.length === 0
+    .find(exists);
+  if (present !== undefined) {
+    return no(`${present} is there, so that QEMU could activate its disks again`);
+  }
+  // A sentinel that no device uses does not keep QEMU from resuming.
+  const uses = await nodesInUse(monitor, deadline);
+  const off = record.media.find(
+    ({ readOnly, qdev, sentinel }) =>
+      !readOnly && !uses.some((use) => use.qdev === qdev && use.node === sentinel.node),
+  );
+  return off === undefined
     ? yes('the files of the sentinels are gone, so that QEMU cannot activate its disks again')
-    : no(`${present[0]} is there, so that QEMU could activate its disks again`);
+    : no(`device ${off.qdev} is not on its sentinel`);
 }
 
 async function migrationBlocked(
@@ -164,7 +215,7 @@ function exists(path: string): boolean {
 }
 
 function imageNames(record: QuiesceRecord): string {
-  return record.media.map((medium) => medium.image.path).join(', ');
+  return record.media.flatMap((medium) => medium.images.map((image) => image.path)).join(', ');
 }
 
 function yes(seen: string): Finding {

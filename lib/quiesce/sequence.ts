@@ -1,8 +1,6 @@
-import { chmodSync, chownSync, existsSync, rmSync, statfsSync, statSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
-import { identify } from '../linux/open-files.ts';
 import { syncFile } from '../linux/sync.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import { isObject, type Json, type Monitor } from '../qemu/qmp.ts';
@@ -11,14 +9,16 @@ import {
   type RecordedMedium,
   readRecord,
   removeRecord,
-  type Sentinel,
   writeRecord,
 } from '../record/record.ts';
-import { runChecked } from '../run.ts';
 import { assess, type Medium, type Plan } from './assess.ts';
-import { type BlockNode, blockNodes, inspect } from './inspection.ts';
-import { observeProof, sentinelsInactive } from './observe.ts';
+import { identifyImage, refusedImages } from './image.ts';
+import { blockNodes, devicePath, inspect, nodesInUse, requestsMade } from './inspection.ts';
+import { guestRanSince, inactiveSentinels, isQuiet, observeProof } from './observe.ts';
 import { isComplete, missingItems, type Proof } from './proof.ts';
+import { makeSentinelFile, newSentinel, type Sentinel } from './sentinel.ts';
+
+export { SENTINEL_PREFIX } from './sentinel.ts';
 
 /** The guest to be quiesced, and how to reach its qemu. The caller holds the domain's lock. */
 export interface QuiesceTarget {
@@ -38,7 +38,6 @@ export interface QuiesceTarget {
 export const STEPS = [
   'stop',
   'flush',
-  'create-sentinels',
   'record',
   'add-sentinels',
   'links-down',
@@ -57,14 +56,14 @@ export type QuiesceOutcome =
   | { readonly kind: 'proved'; readonly proof: Proof }
   /** Nothing was changed: this guest cannot be proved safe, each reason in words for people. */
   | { readonly kind: 'refused'; readonly reasons: readonly string[] }
-  /** A step failed. `undone`: the guest is as it was before, except that it is paused. */
+  /** A step failed. `undone`: the guest is as it was before, except that it may be paused. */
   | { readonly kind: 'failed'; readonly step: Step; readonly reason: string; readonly undone: boolean };
-
-/** What the names of the sentinels' block nodes begin with. */
-export const SENTINEL_PREFIX = 'kvmha-sentinel-';
 
 /** Told of every step before it is taken. */
 export type StepListener = (step: Step) => void;
+
+/** Milliseconds kept for undoing what was done when a step hangs, where the deadline allows it. */
+const UNDO_RESERVE = 2000;
 
 /**
  * Makes a guest quiesced-failover-safe and proves it, or says why not. A sequence that an earlier process began
@@ -83,14 +82,23 @@ export async function quiesce(
   const sequence = new Sequence(target, deadline, onStep);
   const begun = readRecord(target.uuid);
   if (begun !== undefined && isOf(begun, target)) {
-    return sequence.carryOut(begun);
+    if (!(await nothingMoved(begun, target.monitor, deadline))) {
+      return sequence.takeUp(begun);
+    }
+    // It was interrupted early, and the guest may have run since, and been given other disks.
+    await undo(target, begun, deadline);
   }
   const inspection = await inspect(target.qemu.argv, target.monitor, deadline);
   const assessment = assess(inspection, fileSystemOf);
   if (assessment.kind === 'refused') {
     return assessment;
   }
-  return sequence.begin(assessment.plan);
+  const { plan } = assessment;
+  const reasons = refusedImages(
+    target.qemu.pid,
+    plan.media.flatMap((medium) => medium.files),
+  );
+  return reasons.length > 0 ? { kind: 'refused', reasons } : sequence.begin(plan);
 }
 
 /** Whether a record speaks of this very qemu, and not of an earlier one of the same domain. */
@@ -100,13 +108,16 @@ export function isOf(record: QuiesceRecord, target: { readonly qemu: QemuProcess
 
 class Sequence {
   readonly #target: QuiesceTarget;
+  readonly #whole: Deadline;
+  /** Leaves time of the whole for undoing. */
   readonly #deadline: Deadline;
   readonly #onStep: StepListener;
   #step: Step = 'stop';
 
   constructor(target: QuiesceTarget, deadline: Deadline, onStep: StepListener) {
     this.#target = target;
-    this.#deadline = deadline;
+    this.#whole = deadline;
+    this.#deadline = deadline.reserving(Math.min(UNDO_RESERVE, deadline.remaining() / 4));
     this.#onStep = onStep;
   }
 
@@ -114,30 +125,45 @@ class Sequence {
   async begin(plan: Plan): Promise<QuiesceOutcome> {
     let wasRunning = false;
     try {
-      wasRunning = await this.#isRunning();
+      wasRunning = (await this.#status()).running;
       this.#enter('stop');
       await this.#stop();
       this.#enter('flush');
-      for (const medium of writable(plan.media)) {
+      for (const medium of plan.media) {
         await this.#reopen(medium, { 'read-only': false });
       }
-      this.#enter('create-sentinels');
-      const media = await Promise.all(plan.media.map((medium, index) => this.#withSentinel(medium, index)));
-      const record = this.#newRecord(plan, media);
       this.#enter('record');
+      const record = await this.#newRecord(plan);
       writeRecord(record);
-      return await this.carryOut(record, wasRunning);
+      return await this.#carryOut(record, wasRunning);
     } catch (error) {
       const undone = await this.#tryTo(() => this.#resumeIf(wasRunning));
       return this.#failed(error, undone);
     }
   }
 
-  /** Does what is left to do for a recorded guest. Every step finds out first whether it is done already. */
-  async carryOut(record: QuiesceRecord, wasRunning = false): Promise<QuiesceOutcome> {
+  /** Does what is left to do for a guest whose sequence was interrupted after its devices had begun to move. */
+  async takeUp(record: QuiesceRecord): Promise<QuiesceOutcome> {
     try {
+      const { running } = await this.#status();
       this.#enter('stop');
       await this.#stop();
+      const ran = running
+        ? 'it was running on its sentinels'
+        : await guestRanSince(record, this.#target.monitor, this.#deadline);
+      if (ran !== undefined) {
+        // Neither way leads back: it was told of writes, or of errors, that its images do not know.
+        throw new KvmhaError('malformed', `the guest was resumed in the middle of being quiesced: ${ran}`);
+      }
+    } catch (error) {
+      return this.#failed(error, false);
+    }
+    return this.#carryOut(record, false);
+  }
+
+  /** Every step finds out first whether it is done already. */
+  async #carryOut(record: QuiesceRecord, wasRunning: boolean): Promise<QuiesceOutcome> {
+    try {
       const letGo = await this.#letGo(record);
       await this.#inactivate(letGo);
       this.#enter('unlink-sentinels');
@@ -153,69 +179,78 @@ class Sequence {
       const missing = missingItems(proof).map((item) => `${item}: ${proof[item]?.seen ?? 'not seen'}`);
       return this.#failed(new KvmhaError('malformed', missing.join('; ')), false);
     } catch (error) {
-      const undone = await this.#tryTo(() => undo(this.#target, record, this.#deadline));
-      if (undone) {
-        await this.#tryTo(() => this.#resumeIf(wasRunning));
-      }
+      const undone = await this.#tryTo(async () => {
+        await undo(this.#target, record, this.#whole);
+        await this.#resumeIf(wasRunning);
+      });
       return this.#failed(error, undone);
     }
   }
 
   /** Until qemu has let every image go. */
   async #letGo(record: QuiesceRecord): Promise<QuiesceRecord> {
-    const imagesLeft = (nodes: readonly BlockNode[]) =>
-      record.media.filter((medium) =>
-        medium.chain.some(({ name }) => nodes.some((node) => node.name === name)),
-      );
-    const held = imagesLeft(await this.#nodes());
+    const present = await this.#nodes();
+    const held = record.media.filter((medium) => medium.nodes.some((name) => present.has(name)));
+    const lost = record.media.flatMap(({ nodes }) => nodes).find((name) => !present.has(name));
+    if (lost !== undefined && !record.durable) {
+      throw new KvmhaError('malformed', `block node ${lost} was deleted, and not by this sequence`);
+    }
     if (held.length === 0) {
       return record;
     }
     this.#enter('add-sentinels');
     for (const { sentinel } of held) {
-      await this.#addSentinel(sentinel);
+      await this.#addSentinel(sentinel, present);
     }
     this.#enter('links-down');
     for (const name of record.interfaces) {
       await this.#execute('set_link', { name, up: false });
     }
     this.#enter('move-devices');
-    const inUse = await nodesInUse(this.#target.monitor, this.#deadline);
-    for (const { qdev, sentinel } of held) {
-      // Moving a device to the node it is on already aborts qemu.
-      if (!inUse.has(sentinel.node)) {
-        await this.#execute('qom-set', { path: qdev, property: 'drive', value: sentinel.node });
-      }
-    }
-    const durable = await this.#makeDurable(record, held);
+    await this.#moveDevices(held);
+    const durable = await this.#makeDurable(record, held, present);
     this.#enter('delete-nodes');
-    for (const medium of held) {
-      const present = new Set((await this.#nodes()).map((node) => node.name));
-      for (const { name } of medium.chain.filter(({ name }) => present.has(name))) {
-        await this.#execute('blockdev-del', { 'node-name': name });
-      }
+    for (const node of held.flatMap(({ nodes }) => nodes).filter((name) => present.has(name))) {
+      await this.#execute('blockdev-del', { 'node-name': node });
     }
     return durable;
+  }
+
+  async #moveDevices(media: readonly RecordedMedium[]): Promise<void> {
+    const uses = await nodesInUse(this.#target.monitor, this.#deadline);
+    for (const { qdev, sentinel, iothread } of media) {
+      const node = uses.find((use) => use.qdev === qdev)?.node;
+      // Moving a device to the node it is on already aborts qemu.
+      if (node === sentinel.node) {
+        continue;
+      }
+      if (iothread !== undefined) {
+        await this.#execute('x-blockdev-set-iothread', { 'node-name': sentinel.node, iothread });
+      }
+      await this.#execute('qom-set', { path: devicePath(qdev), property: 'drive', value: sentinel.node });
+    }
   }
 
   /**
    * Taking an image read-only stores what the format keeps back (bitmaps, the dirty bit), flushes it, and is the
    * last moment at which QEMU reports a write error: `blockdev-del` never does.
    */
-  async #makeDurable(record: QuiesceRecord, held: readonly RecordedMedium[]): Promise<QuiesceRecord> {
+  async #makeDurable(
+    record: QuiesceRecord,
+    held: readonly RecordedMedium[],
+    present: ReadonlySet<string>,
+  ): Promise<QuiesceRecord> {
+    // Once durable, an image may have lost its upper node already; the others are flushed once more.
+    const whole = held.filter((medium) => medium.nodes.every((name) => present.has(name)));
     this.#enter('take-read-only');
-    const present = new Set((await this.#nodes()).map((node) => node.name));
-    for (const medium of writable(held)) {
-      // An interrupted sequence may have deleted the upper node, after it was read-only, and not yet the lower.
-      if (medium.chain[0] !== undefined && present.has(medium.chain[0].name)) {
-        await this.#reopen(medium, { 'read-only': true });
-      }
+    for (const medium of whole) {
+      await this.#reopen(medium, { 'read-only': true });
     }
     this.#enter('sync');
-    for (const medium of writable(held)) {
-      if (!medium.direct) {
-        await syncFile(medium.image.path, this.#deadline);
-      }
+    for (const medium of whole.filter(({ readOnly, direct }) => !readOnly && !direct)) {
+      const [file = ''] = medium.files;
+      identifyImage(record.qemu.pid, file);
+      await syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline);
     }
     this.#enter('record-durable');
     const durable = { ...record, durable: true };
@@ -223,27 +258,9 @@ class Sequence {
     return durable;
   }
 
-  async #withSentinel(medium: Medium, index: number): Promise<RecordedMedium> {
-    const image = identify(medium.filename);
-    const path = join(this.#target.sentinelDirectory, `${SENTINEL_PREFIX}${index}.vdi`);
-    // vdi is a format that QEMU refuses to save or migrate, so that nobody can carry the guest away.
-    await runChecked('qemu-img', ['create', '-q', '-f', 'vdi', '--', path, String(medium.virtualSize)], {
-      deadline: this.#deadline,
-    });
-    const owner = statSync(this.#target.sentinelDirectory);
-    chownSync(path, owner.uid, owner.gid);
-    chmodSync(path, 0o600);
-    const node = `${SENTINEL_PREFIX}${index}`;
-    return {
-      ...medium,
-      image,
-      sentinel: { node, fileNode: `${node}-file`, path, size: statSync(path).size },
-    };
-  }
-
-  async #addSentinel(sentinel: Sentinel): Promise<void> {
-    const present = new Set((await this.#nodes()).map((node) => node.name));
+  async #addSentinel(sentinel: Sentinel, present: ReadonlySet<string>): Promise<void> {
     if (!present.has(sentinel.fileNode)) {
+      makeSentinelFile(sentinel);
       await this.#execute('blockdev-add', {
         driver: 'file',
         'node-name': sentinel.fileNode,
@@ -263,11 +280,16 @@ class Sequence {
     }
   }
 
-  /** Once: before QEMU 10 a second inactivation aborts qemu. */
+  /** Once: before QEMU 10 it aborts qemu when a node is inactive already. */
   async #inactivate(record: QuiesceRecord): Promise<void> {
     this.#enter('inactivate');
-    if (sentinelsInactive(record, await this.#nodes())) {
+    const nodes = await blockNodes(this.#target.monitor, this.#deadline);
+    const inactive = inactiveSentinels(record, nodes).length;
+    if (inactive === record.media.length) {
       return;
+    }
+    if (inactive > 0) {
+      throw new KvmhaError('malformed', `only ${inactive} of ${record.media.length} sentinels are inactive`);
     }
     if (record.inactivate === 'blockdev-set-active') {
       await this.#execute('blockdev-set-active', { active: false });
@@ -279,45 +301,48 @@ class Sequence {
   /** Also where the vCPUs are stopped already: QEMU then waits for the requests that are still in flight. */
   async #stop(): Promise<void> {
     await this.#execute('stop', {});
-    if (await this.#isRunning()) {
-      throw new KvmhaError('protocol', 'QEMU answered stop, but query-status says that the vCPUs run');
+    const { running, status } = await this.#status();
+    if (running || !isQuiet(status)) {
+      const why = running ? 'the vCPUs run' : 'something else than a command can make the vCPUs run';
+      throw new KvmhaError(
+        'protocol',
+        `QEMU answered stop, but query-status says ${status}, in which ${why}`,
+      );
     }
   }
 
   async #resumeIf(wasRunning: boolean): Promise<void> {
     if (wasRunning) {
-      await this.#execute('cont', {});
+      await this.#target.monitor.execute('cont', {}, this.#whole);
     }
   }
 
-  async #isRunning(): Promise<boolean> {
-    const status = await this.#execute('query-status', {});
-    if (!isObject(status) || typeof status['running'] !== 'boolean') {
-      throw new KvmhaError('protocol', 'query-status: the answer lacks "running"');
+  async #status(): Promise<{ running: boolean; status: string }> {
+    const answer = await this.#execute('query-status', {});
+    if (!isObject(answer) || typeof answer['running'] !== 'boolean' || typeof answer['status'] !== 'string') {
+      throw new KvmhaError('protocol', 'query-status: the answer lacks "running" or "status"');
     }
-    return status['running'];
+    return { running: answer['running'], status: answer['status'] };
   }
 
-  async #reopen(
-    medium: { readonly chain: RecordedMedium['chain'] },
-    change: { 'read-only': boolean },
-  ): Promise<void> {
-    const [top] = medium.chain;
-    if (top !== undefined) {
-      await this.#execute('blockdev-reopen', { options: [{ ...top.options, ...change }] });
+  /** Does nothing to a read-only medium. */
+  async #reopen({ options }: Medium, change: { 'read-only': boolean }): Promise<void> {
+    if (options !== undefined) {
+      await this.#execute('blockdev-reopen', { options: [{ ...options, ...change }] });
     }
   }
 
-  #nodes(): Promise<BlockNode[]> {
-    return blockNodes(this.#target.monitor, this.#deadline);
+  async #nodes(): Promise<ReadonlySet<string>> {
+    return new Set((await blockNodes(this.#target.monitor, this.#deadline)).map((node) => node.name));
   }
 
   #execute(command: string, args: { readonly [key: string]: Json }): Promise<Json> {
     return this.#target.monitor.execute(command, args, this.#deadline);
   }
 
-  #newRecord(plan: Plan, media: readonly RecordedMedium[]): QuiesceRecord {
-    const { name, uuid, resource, fault, qemu } = this.#target;
+  async #newRecord(plan: Plan): Promise<QuiesceRecord> {
+    const { name, uuid, resource, fault, qemu, monitor, sentinelDirectory } = this.#target;
+    const requests = await requestsMade(monitor, this.#deadline);
     return {
       name,
       uuid,
@@ -325,16 +350,31 @@ class Sequence {
       fault,
       qemu: { pid: qemu.pid, startTime: qemu.startTime },
       begun: new Date().toISOString(),
-      media,
+      media: plan.media.map((medium, index) => {
+        const made = requests.get(medium.qdev);
+        if (made === undefined) {
+          throw new KvmhaError('protocol', `query-blockstats: nothing is said of ${medium.qdev}`);
+        }
+        return {
+          ...medium,
+          images: medium.files.map((file) => identifyImage(qemu.pid, file)),
+          sentinel: newSentinel(sentinelDirectory, index),
+          requests: made,
+        };
+      }),
       interfaces: plan.interfaces,
       inactivate: plan.inactivate,
       durable: false,
     };
   }
 
-  /** A preserved qemu is the one to go when the node runs out of memory. */
+  /** A preserved qemu is the one to go when the node runs out of memory. That is a wish, and no part of the proof. */
   #preferForOomKill(record: QuiesceRecord): void {
-    writeFileSync(`/proc/${record.qemu.pid}/oom_score_adj`, '1000');
+    try {
+      writeFileSync(`/proc/${record.qemu.pid}/oom_score_adj`, '1000');
+    } catch {
+      // A container may not be allowed to.
+    }
   }
 
   #enter(step: Step): void {
@@ -356,6 +396,17 @@ class Sequence {
   }
 }
 
+/** Whether every device still is on the guest's own image: then the guest can go on, or have gone on, as before. */
+async function nothingMoved(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<boolean> {
+  const nodes = new Set((await blockNodes(monitor, deadline)).map((node) => node.name));
+  const uses = await nodesInUse(monitor, deadline);
+  return record.media.every(
+    (medium) =>
+      medium.nodes.every((name) => nodes.has(name)) &&
+      uses.some(({ qdev, node }) => qdev === medium.qdev && node === medium.nodes[0]),
+  );
+}
+
 /**
  * Gives a guest its images back and removes the sentinels, as long as qemu still has every image's nodes.
  * The guest stays paused.
@@ -366,45 +417,47 @@ export async function undo(target: QuiesceTarget, record: QuiesceRecord, deadlin
   const { monitor } = target;
   const execute = (command: string, args: { readonly [key: string]: Json }) =>
     monitor.execute(command, args, deadline);
-  const nodes = new Set((await blockNodes(monitor, deadline)).map((node) => node.name));
-  const lost = record.media.flatMap(({ chain }) => chain.filter(({ name }) => !nodes.has(name)));
-  if (lost.length > 0) {
-    throw new KvmhaError('malformed', `block node ${lost[0]?.name} is gone already`);
+  const nodes = await blockNodes(monitor, deadline);
+  const present = new Set(nodes.map((node) => node.name));
+  const lost = record.media.flatMap((medium) => medium.nodes).find((name) => !present.has(name));
+  if (lost !== undefined) {
+    throw new KvmhaError('malformed', `block node ${lost} is gone already`);
+  }
+  const uses = await nodesInUse(monitor, deadline);
+  const moved = record.media.filter(({ qdev, sentinel }) =>
+    uses.some((use) => use.qdev === qdev && use.node === sentinel.node),
+  );
+  const ran = moved.length === 0 ? undefined : await guestRanSince(record, monitor, deadline);
+  if (ran !== undefined) {
+    throw new KvmhaError('malformed', `the guest was resumed in the middle of being quiesced: ${ran}`);
   }
   // From here on the guest may come to write again, and what was proved before says nothing any more.
   writeRecord({ ...record, durable: false });
-  const inUse = await nodesInUse(monitor, deadline);
-  for (const medium of record.media) {
-    const [top] = medium.chain;
-    if (top !== undefined && !medium.readOnly) {
-      await execute('blockdev-reopen', { options: [{ ...top.options, 'read-only': false }] });
+  for (const {
+    nodes: [top],
+    options,
+  } of record.media) {
+    // Reopening flushes, which failing storage refuses: leave alone what is writable still.
+    if (options !== undefined && nodes.some((node) => node.name === top && node.readOnly)) {
+      await execute('blockdev-reopen', { options: [{ ...options, 'read-only': false }] });
     }
-    if (top !== undefined && inUse.has(medium.sentinel.node)) {
-      await execute('qom-set', { path: medium.qdev, property: 'drive', value: top.name });
-    }
-    for (const name of [medium.sentinel.node, medium.sentinel.fileNode].filter((node) => nodes.has(node))) {
+  }
+  for (const {
+    qdev,
+    nodes: [top = ''],
+  } of moved) {
+    await execute('qom-set', { path: devicePath(qdev), property: 'drive', value: top });
+  }
+  for (const { sentinel } of record.media) {
+    for (const name of [sentinel.node, sentinel.fileNode].filter((node) => present.has(node))) {
       await execute('blockdev-del', { 'node-name': name });
     }
-    rmSync(medium.sentinel.path, { force: true });
+    rmSync(sentinel.path, { force: true });
   }
   for (const name of record.interfaces) {
     await execute('set_link', { name, up: true });
   }
   removeRecord(record.uuid);
-}
-
-/** The media whose writes must be made durable. */
-function writable<T extends { readonly readOnly: boolean }>(media: readonly T[]): readonly T[] {
-  return media.filter((medium) => !medium.readOnly);
-}
-
-/** The block nodes that devices use now. */
-async function nodesInUse(monitor: Monitor, deadline: Deadline): Promise<ReadonlySet<string>> {
-  const devices = await monitor.execute('query-block', {}, deadline);
-  const inserted = (Array.isArray(devices) ? devices : []).map((device) =>
-    isObject(device) ? device['inserted'] : undefined,
-  );
-  return new Set(inserted.map((medium) => (isObject(medium) ? String(medium['node-name']) : '')));
 }
 
 function fileSystemOf(path: string): number | undefined {

@@ -4,22 +4,16 @@ import { errnoOf, KvmhaError, messageOf } from '../error.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
 import type { ProcessIdentity } from '../linux/process.ts';
 import type { Inactivation, Medium } from '../quiesce/assess.ts';
+import type { Sentinel } from '../quiesce/sentinel.ts';
 import { domainDirectory, makeDomainDirectory, STATE_DIRECTORY } from './directory.ts';
 
 /** One medium of the guest and the throw-away image, the sentinel, that takes its place. */
 export interface RecordedMedium extends Medium {
-  readonly image: FileIdentity;
+  /** The files of `files`. */
+  readonly images: readonly FileIdentity[];
   readonly sentinel: Sentinel;
-}
-
-export interface Sentinel {
-  /** The block node that the device is moved to. */
-  readonly node: string;
-  /** The block node of the file beneath it. */
-  readonly fileNode: string;
-  readonly path: string;
-  /** Bytes of the file as it was made. One that has grown was written to: the guest ran on it. */
-  readonly size: number;
+  /** How many requests the device had made when the guest was stopped. More than that: it ran since. */
+  readonly requests: number;
 }
 
 /**
@@ -145,11 +139,19 @@ function isRecord(value: unknown): value is QuiesceRecord {
     record.media.length > 0 &&
     record.media.every(
       (medium) =>
-        typeof medium?.image?.path === 'string' &&
-        typeof medium.image.ino === 'number' &&
+        typeof medium?.qdev === 'string' &&
+        typeof medium.readOnly === 'boolean' &&
+        typeof medium.requests === 'number' &&
+        Array.isArray(medium.nodes) &&
+        Array.isArray(medium.images) &&
+        medium.images.length > 0 &&
+        medium.images.every(
+          (image: Partial<FileIdentity> | null) =>
+            typeof image?.path === 'string' && typeof image.ino === 'number',
+        ) &&
         typeof medium.sentinel?.path === 'string' &&
         typeof medium.sentinel.node === 'string' &&
-        typeof medium.sentinel.size === 'number',
+        typeof medium.sentinel.fileNode === 'string',
     )
   );
 }
