@@ -1,0 +1,253 @@
+import assert from 'node:assert/strict';
+import { join } from 'node:path';
+import { Deadline, sleep } from '../../lib/deadline.ts';
+import { KvmhaError } from '../../lib/error.ts';
+import { prepareDomainXml } from '../../lib/libvirt/domain-xml.ts';
+import { type Json, QmpSocket } from '../../lib/qemu/qmp.ts';
+import { isComplete, missingItems, type Proof } from '../../lib/quiesce/proof.ts';
+import type { QuiesceOutcome } from '../../lib/quiesce/sequence.ts';
+import { uuidForName } from '../../lib/record/directory.ts';
+import type { Output } from '../../lib/run.ts';
+import { Fault, faultEnv } from '../fault/fault.ts';
+import { type Disk, type Domain, domainXml } from '../guest/domain.ts';
+import { createDisk, type Place, readWitness, type Witness, waitForTicks } from '../guest/witness.ts';
+import type { LabNode } from '../lab/client.ts';
+import type { Order, Report } from './quiesce-run.ts';
+
+export interface GuestOptions extends Omit<Domain, 'name' | 'uuid'> {
+  /** The disks; the first boots the witness. Their images are made where they have a path below /shared. */
+  readonly disks: readonly Disk[];
+  /** The emulator, instead of libvirt's default. */
+  readonly emulator?: string | undefined;
+  /** Start it as libvirt would by itself, without QMP sockets of the agent's. */
+  readonly withoutSockets?: boolean;
+  readonly persistent?: boolean;
+}
+
+const RUNNER = join(import.meta.dirname, 'quiesce-run.ts');
+const SOCKETS = '/run/libvirt/qemu/kvmha';
+
+/** Milliseconds in which anything that is waited for must have come. */
+const PATIENCE = 20_000;
+
+/** A guest of a lab's node that is to be quiesced, with failing storage at hand. */
+export class QuiesceGuest {
+  readonly node: LabNode;
+  readonly name: string;
+  readonly uuid: string;
+  readonly options: GuestOptions;
+  readonly fault: Fault;
+
+  private constructor(node: LabNode, name: string, options: GuestOptions) {
+    this.node = node;
+    this.name = name;
+    this.uuid = uuidForName(name);
+    this.options = options;
+    this.fault = new Fault(node, `fault-${name}`);
+  }
+
+  /** Makes the images that are not there yet, starts the guest and waits until it ticks. */
+  static async running(node: LabNode, name: string, options: GuestOptions): Promise<QuiesceGuest> {
+    const guest = new QuiesceGuest(node, name, options);
+    for (const [index, disk] of options.disks.entries()) {
+      await guest.#makeImage(disk, index);
+    }
+    await guest.start();
+    await guest.ticks();
+    return guest;
+  }
+
+  async #makeImage(disk: Disk, index: number): Promise<void> {
+    if (
+      disk.path?.startsWith('/shared/') &&
+      (await this.node.exec(['test', '-e', disk.path])).exitCode !== 0
+    ) {
+      const content = index === 0 ? 'boot' : disk.device === 'cdrom' || disk.readonly ? 'blank' : 'data';
+      await createDisk(disk.path, { node: this.node, format: disk.format ?? 'raw', content });
+    }
+  }
+
+  async start(): Promise<void> {
+    const xml = `/shared/${this.name}.xml`;
+    this.node.write(xml, await this.#xml());
+    await this.node.check(['sh', '-c', `mkdir -p ${SOCKETS}/agent ${SOCKETS}/watcher`]);
+    if (this.options.persistent) {
+      await this.virsh('define', xml);
+      await this.virsh('start', this.name);
+    } else {
+      await this.virsh('create', xml);
+    }
+  }
+
+  async #xml(): Promise<string> {
+    const { emulator, withoutSockets } = this.options;
+    const plain = domainXml({
+      ...this.options,
+      name: this.name,
+      uuid: this.uuid,
+      env: { ...(await faultEnv(`fault-${this.name}`)), ...this.options.env },
+      devices: `${emulator === undefined ? '' : `<emulator>${emulator}</emulator>`}${this.options.devices ?? ''}`,
+    });
+    return withoutSockets
+      ? plain
+      : prepareDomainXml(plain, {
+          agentSocket: this.#socket('agent'),
+          watcherSocket: this.#socket('watcher'),
+          setErrorPolicy: false,
+        });
+  }
+
+  #socket(client: 'agent' | 'watcher'): string {
+    return `${SOCKETS}/${client}/${this.name}.pid`;
+  }
+
+  get disk(): string {
+    return this.options.disks[0]?.path ?? '';
+  }
+
+  #place(): Place {
+    return { node: this.node, format: this.options.disks[0]?.format ?? 'raw' };
+  }
+
+  ticks(count = 2): Promise<Witness> {
+    return waitForTicks(this.disk, count, this.#place(), Deadline.in(PATIENCE));
+  }
+
+  witness(): Promise<Witness> {
+    return readWitness(this.disk, this.#place());
+  }
+
+  /** Lets requests of the first disk (or of `part`) fail until the guest is paused by it. */
+  async failing(letters = 'W', part = this.disk): Promise<void> {
+    this.fault.set(letters, part);
+    await this.runstate('io-error');
+  }
+
+  /** Waits for a runstate as `query-status` says it. */
+  async runstate(wanted: string): Promise<void> {
+    let last = '';
+    const reached = await Deadline.in(PATIENCE).poll(20, async () => {
+      const answer = (await this.qmp('query-status')) as { status: string };
+      last = answer.status;
+      return last === wanted || undefined;
+    });
+    assert.ok(reached, `${this.name} should be ${wanted} but is ${last}`);
+  }
+
+  /** Quiesces the guest by the library, in a process of the node. */
+  async quiesce(order: Partial<Order> = {}): Promise<Report> {
+    const timeout = order.timeout ?? 20_000;
+    const { name, uuid } = this;
+    const socket = this.options.withoutSockets ? undefined : this.#socket('agent');
+    const whole: Order = { name, uuid, socket, ...order, timeout };
+    const { exitCode, stdout, stderr } = await this.node.exec(
+      [process.execPath, RUNNER, JSON.stringify(whole)],
+      { timeout: timeout + 20_000 },
+    );
+    if (exitCode === 128 + 9) {
+      return { steps: [], commands: [], took: 0 };
+    }
+    assert.equal(exitCode, 0, `${stdout}${stderr}`);
+    return JSON.parse(stdout) as Report;
+  }
+
+  /** Quiesces the guest, which must be proved. */
+  async preserve(order: Partial<Order> = {}): Promise<Report> {
+    const report = await this.quiesce(order);
+    assert.equal(report.outcome?.kind, 'proved', JSON.stringify(report));
+    return report;
+  }
+
+  /** Looks for the proof, changing nothing. */
+  async proof(): Promise<Proof | undefined> {
+    return (await this.quiesce({ observeOnly: true })).proof;
+  }
+
+  async assertProved(after: string): Promise<void> {
+    const proof = await this.proof();
+    const missing = missingItems(proof).map((item) => `${item}: ${proof?.[item]?.seen}`);
+    assert.ok(isComplete(proof), `after ${after} the proof lacks ${missing.join('; ')}`);
+  }
+
+  /** A QMP command through the monitor that is not the agent's. */
+  async qmp(command: string, args: { readonly [key: string]: Json } = {}): Promise<Json> {
+    const deadline = Deadline.in(PATIENCE);
+    if (this.options.withoutSockets) {
+      const request = JSON.stringify({ execute: command, arguments: args });
+      const answer = JSON.parse(await this.virsh('qemu-monitor-command', this.name, request));
+      if (answer.error !== undefined) {
+        throw new KvmhaError('qmp-error', `${command}: ${answer.error.desc}`);
+      }
+      return answer.return;
+    }
+    const monitor = await QmpSocket.connect(this.node.path(this.#socket('watcher')), deadline);
+    try {
+      return await monitor.execute(command, args, deadline);
+    } finally {
+      monitor.close();
+    }
+  }
+
+  /** Whether its QEMU has this command. */
+  async knows(command: string): Promise<boolean> {
+    const commands = (await this.qmp('query-commands')) as readonly { name: string }[];
+    return commands.some(({ name }) => name === command);
+  }
+
+  virsh(...words: string[]): Promise<string> {
+    return this.node.check(['virsh', ...words]);
+  }
+
+  tryVirsh(...words: string[]): Promise<Output> {
+    return this.node.exec(['virsh', ...words]);
+  }
+
+  /** What the process of its qemu is called in the node; undefined when there is none. */
+  async pid(): Promise<number | undefined> {
+    const { stdout } = await this.node.exec(['pgrep', '-f', `guest=${this.name},`]);
+    return stdout.trim() === '' ? undefined : Number(stdout.trim().split('\n')[0]);
+  }
+
+  /** Ends the guest and forgets what was recorded of it. */
+  async end(): Promise<void> {
+    this.fault.clear();
+    await this.tryVirsh('destroy', this.name);
+    await this.node.exec(['rm', '-rf', `/run/kvmha/guests/${this.uuid}`]);
+  }
+
+  /**
+   * Another guest boots from the same images, writes to them, and loses no acknowledged write of the first; that one
+   * writes nothing any more. As on another node, this qemu opens the images while the first one is still there.
+   */
+  async runsElsewhere(): Promise<void> {
+    const left = await this.witness();
+    const options = { ...this.options, persistent: false, withoutSockets: true, env: {} };
+    const other = new QuiesceGuest(this.node, `${this.name}-elsewhere`, options);
+    await other.start();
+    const begun = await other.ticks();
+    assert.equal(begun.boots, left.boots + 1);
+    await sleep(300);
+    const later = await other.ticks();
+    assert.equal(later.instance, begun.instance, 'two guests write');
+    assert.equal(later.boots, begun.boots);
+    assert.ok(later.ticks > left.ticks, 'an acknowledged write was lost');
+    await other.end();
+    for (const { path, format } of this.options.disks) {
+      if (path !== undefined && format === 'qcow2') {
+        await this.node.check(['qemu-img', 'check', '-q', path]);
+      }
+    }
+  }
+}
+
+/** The reasons of a refusal. */
+export function refusal({ outcome, ...rest }: Report): string {
+  assert.equal(outcome?.kind, 'refused', JSON.stringify({ outcome, ...rest }));
+  return (outcome as Extract<QuiesceOutcome, { kind: 'refused' }>).reasons.join('; ');
+}
+
+/** The failed step and its reason. */
+export function failure({ outcome, ...rest }: Report): Extract<QuiesceOutcome, { kind: 'failed' }> {
+  assert.equal(outcome?.kind, 'failed', JSON.stringify({ outcome, ...rest }));
+  return outcome as Extract<QuiesceOutcome, { kind: 'failed' }>;
+}
