@@ -27,7 +27,19 @@ export interface Policy {
     readonly format: 'elf' | 'kdump-zlib';
   };
   readonly monitor: { readonly degraded: 'report' | 'ignore' };
+  readonly watch: {
+    /** Whether the watcher acts on what it hears, or only writes it down. */
+    readonly mode: 'act' | 'observe';
+    /** What a guest is after a memory failure of each kind. */
+    readonly memoryFailure: {
+      readonly actionRequired: AfterMemoryFailure;
+      readonly actionOptional: AfterMemoryFailure;
+      readonly reset: AfterMemoryFailure;
+    };
+  };
 }
+
+export type AfterMemoryFailure = 'fail-over' | 'degrade' | 'ignore';
 
 const MAX_BYTES = 64 * 1024;
 
@@ -66,6 +78,14 @@ const POLICY: Reader<Policy> = mapping<Policy>({
     format: oneOf('elf', 'kdump-zlib'),
   }),
   monitor: mapping<Policy['monitor']>({ degraded: oneOf('report', 'ignore') }),
+  watch: mapping<Policy['watch']>({
+    mode: oneOf('act', 'observe'),
+    memoryFailure: mapping<Policy['watch']['memoryFailure']>({
+      actionRequired: oneOf('fail-over', 'degrade', 'ignore'),
+      actionOptional: oneOf('degrade', 'fail-over', 'ignore'),
+      reset: oneOf('fail-over', 'degrade', 'ignore'),
+    }),
+  }),
 });
 
 export const DEFAULT_POLICY: Policy = POLICY.byDefault;

@@ -15,6 +15,10 @@ const DEFAULTS: Policy = {
   stop: { forcedEndReserve: 15 },
   dump: { directory: '/var/lib/kvmha/dumps', format: 'elf' },
   monitor: { degraded: 'report' },
+  watch: {
+    mode: 'act',
+    memoryFailure: { actionRequired: 'fail-over', actionOptional: 'degrade', reset: 'fail-over' },
+  },
 };
 
 function refused(message: RegExp | string) {
@@ -77,6 +81,11 @@ describe('parsePolicy', () => {
       ['dump:\n  directory: dumps\n', 'policy.yaml:2: dump.directory is not an absolute path'],
       ['dump:\n  directory: "/a\\nb"\n', /absolute path/],
       ['dump: { directory: [/a] }\n', /absolute path/],
+      ['watch: { mode: off }\n', 'policy.yaml:1: watch.mode is not act or observe'],
+      [
+        'watch:\n  memory-failure:\n    reset: quiesce\n',
+        'policy.yaml:3: watch.memory-failure.reset is not fail-over or degrade or ignore',
+      ],
     ] as const) {
       await assert.rejects(parsePolicy(text, 'policy.yaml'), refused(message), text);
     }
