@@ -38,6 +38,7 @@ export async function act(context: ActionContext, situation: Situation): Promise
       const { seen, behaviour, classification } = decision;
       try {
         if (behaviour.do === 'wait' && !context.deadline.passed()) {
+          closeLook(seen);
           await sleep(Math.min(SETTLE_PAUSE, context.deadline.remaining()));
           continue;
         }
@@ -46,6 +47,8 @@ export async function act(context: ActionContext, situation: Situation): Promise
           return answer(context, decision);
         }
         if (lock === undefined) {
+          // Whoever holds the lock must be able to ask QEMU, which serves one client per monitor.
+          closeLook(seen);
           const key = seen.uuid ?? context.guest.uuid ?? uuidForName(context.guest.name);
           lock = await lockDomain(key, lockDeadline(context, situation));
           continue;

@@ -87,6 +87,7 @@ async function endOrWait(
   const { stop } = await policyOrDefault(context);
   const graceful = deadline.reserving(Math.min(stop.forcedEndReserve * 1000, environment.timeout / 2));
   if (decision.classification.state === 'transient' && !parameters.force_stop && !graceful.passed()) {
+    closeLook(decision.seen);
     await sleep(Math.min(SETTLE_PAUSE, graceful.remaining()));
     return undefined;
   }
