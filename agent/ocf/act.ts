@@ -1,5 +1,5 @@
 import { type Deadline, sleep } from '../../lib/deadline.ts';
-import { messageOf } from '../../lib/error.ts';
+import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { closeLook, imagesOf, type Look, look, quickLook } from '../../lib/guest/look.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import { DEFAULT_POLICY } from '../../lib/policy.ts';
@@ -108,20 +108,28 @@ function lockDeadline({ deadline }: ActionContext, situation: Situation): Deadli
  * migrate the guest away. The stop that follows its answer marks.
  */
 async function remember(context: ActionContext, { situation, seen, classification }: Decision) {
+  const { guest, log } = context;
   const { state } = classification;
-  const uuid = seen.uuid;
   if (state === 'quiesced-failover-safe' && situation !== 'monitor' && context.environment.inCluster) {
     const { markPreservedHere } = await import('./cluster-consent.ts');
     await markPreservedHere(context, seen.record?.fault ?? 'unknown');
   }
-  if (situation === 'probe' || situation === 'monitor-role-stopped' || uuid === undefined) {
+  if (situation === 'probe' || situation === 'monitor-role-stopped') {
     return;
   }
-  if ((state === 'running' || state === 'degraded') && !hasRunningRecord(uuid)) {
-    const qemu = seen.qemu ?? findQemuProcesses(context.guest)[0];
-    if (qemu !== undefined) {
-      const { pid, startTime } = qemu;
-      writeRunningRecord(uuid, { qemu: { pid, startTime }, images: imagesOf(qemu) });
+  if ((state === 'running' || state === 'degraded') && !hasRunningRecord(guest)) {
+    try {
+      const qemu = seen.qemu ?? findQemuProcesses(guest)[0];
+      if (qemu !== undefined) {
+        const { pid, startTime } = qemu;
+        writeRunningRecord(guest, { qemu: { pid, startTime }, images: imagesOf(qemu) });
+      }
+    } catch (error) {
+      if (!isKvmhaError(error)) {
+        throw error;
+      }
+      // The guest runs, and a full /run on this node is no reason to restart it.
+      log.warn(`${guest.name}: ${messageOf(error)}`);
     }
   }
 }

@@ -1,4 +1,4 @@
-import { existsSync, rmSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { isAlive, type ProcessIdentity, signalProcess } from '../linux/process.ts';
@@ -27,17 +27,14 @@ const PAUSE = 50;
  * @throws KvmhaError when that could not be verified before the deadline: the caller's action has failed then
  */
 export async function fence(guest: Guest, seen: Look, deadline: Deadline, log: Log): Promise<void> {
-  const record = seen.uuid === undefined ? undefined : readRunningRecord(seen.uuid);
-  const known = [
-    ...(seen.qemu === undefined ? [] : [seen.qemu]),
-    ...(record === undefined ? [] : [record.qemu]),
-  ];
+  const record = readRunningRecord(guest);
+  const known = [seen.qemu, seen.dying, record?.qemu].filter((each) => each !== undefined);
   const images = seen.qemu === undefined ? (record?.images ?? []) : imagesOf(seen.qemu);
   await destroyDomain(guest, seen, deadline, log);
   await killProcesses(guest, known, deadline, log);
   await syncImages(guest, images, deadline, log);
+  removeRunningRecord(guest);
   if (seen.uuid !== undefined) {
-    removeRunningRecord(seen.uuid);
     removeRecord(seen.uuid);
   }
   const sockets = socketsOf(guest.name);
@@ -99,18 +96,28 @@ async function syncImages(
   deadline: Deadline,
   log: Log,
 ): Promise<void> {
-  // An image that has been removed since has nothing left to bring to storage.
-  const cached = images.filter((image) => !image.direct && existsSync(image.path));
+  const cached = images.filter((image) => !image.direct);
   if (cached.length > 0) {
     log.debug(`${guest.name}: syncing ${cached.map(({ path }) => path).join(', ')}`);
   }
   try {
-    await Promise.all(cached.map(({ path }) => syncFile(path, deadline)));
+    await Promise.all(cached.map(({ path }) => syncIfThere(path, deadline)));
   } catch (cause) {
     throw new KvmhaError(
       'file',
       `writes of ${guest.name} that the host still caches cannot be brought to storage: ${messageOf(cause)}`,
       { cause },
     );
+  }
+}
+
+/** An image that has been removed since has nothing left to bring to storage. */
+async function syncIfThere(path: string, deadline: Deadline): Promise<void> {
+  try {
+    await syncFile(path, deadline);
+  } catch (error) {
+    if (!isKvmhaError(error, 'file')) {
+      throw error;
+    }
   }
 }

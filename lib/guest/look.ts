@@ -3,9 +3,9 @@ import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { LibvirtMonitor } from '../libvirt/virsh.ts';
 import { holdsOf, identify } from '../linux/open-files.ts';
-import { isAlive } from '../linux/process.ts';
+import { isAlive, type ProcessIdentity } from '../linux/process.ts';
 import { parseCommandLine } from '../qemu/command-line.ts';
-import { findQemuProcesses, isDying, type QemuProcess, readPidFile } from '../qemu/qemu-process.ts';
+import { dyingProcess, findQemuProcesses, type QemuProcess, readPidFile } from '../qemu/qemu-process.ts';
 import { isObject, type Json, type Monitor, QmpSocket } from '../qemu/qmp.ts';
 import { blockNodes } from '../quiesce/inspection.ts';
 import { observeProof } from '../quiesce/observe.ts';
@@ -39,6 +39,8 @@ export interface Look {
   readonly uuid: string | undefined;
   /** Its qemu process. */
   readonly qemu: QemuProcess | undefined;
+  /** Its qemu process whose leader is dead, while a thread of it is left. */
+  readonly dying: ProcessIdentity | undefined;
   /** Where its QEMU answers; to be closed by `closeLook`. */
   readonly monitor: Monitor | undefined;
   /** What was done to this very qemu on the way to being failover-safe. */
@@ -73,7 +75,8 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
       quiesceBegun: false,
       ...(survivedError === undefined ? {} : { survivedError }),
     };
-    return { observation, uuid: socket.uuid, qemu: undefined, monitor: undefined, record: undefined };
+    const none = { qemu: undefined, dying: undefined, monitor: undefined, record: undefined };
+    return { observation, uuid: socket.uuid, ...none };
   } catch (error) {
     if (isKvmhaError(error)) {
       return undefined;
@@ -86,7 +89,7 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
 
 /** A whole look: the process table, libvirt, QMP, and the proof where a quiesce was begun. Changes nothing. */
 export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
-  const { view: processView, qemu } = processes(guest);
+  const { view: processView, qemu, dying } = processes(guest);
   // Not at the same time: whoever else looks at the guest would find its monitor occupied while libvirt hangs.
   const libvirt = await libvirtView(guest, qemu?.uuid, patience(deadline));
   const frozen = processView.kind === 'alive' && processView.stopped;
@@ -111,7 +114,7 @@ export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
     ...(survivedError === undefined ? {} : { survivedError }),
     ...(qemu === undefined ? {} : migration(libvirt.view, monitorView, qemu)),
   };
-  return { observation, uuid, qemu, monitor, record: recorded.record };
+  return { observation, uuid, qemu, dying, monitor, record: recorded.record };
 }
 
 /** The images on qemu's command line, and whether each bypasses the host page cache. */
@@ -139,30 +142,39 @@ export function libvirtFolderOf(qemu: QemuProcess): string | undefined {
   return file === undefined ? undefined : dirname(file);
 }
 
-function processes(guest: Guest): { view: ProcessView; qemu: QemuProcess | undefined } {
+interface Processes {
+  readonly view: ProcessView;
+  readonly qemu: QemuProcess | undefined;
+  readonly dying: ProcessIdentity | undefined;
+}
+
+function processes(guest: Guest): Processes {
+  const none = { qemu: undefined, dying: undefined };
   try {
     const [qemu] = findQemuProcesses(guest);
     if (qemu !== undefined) {
-      const view: ProcessView = { kind: 'alive', pid: qemu.pid, stopped: /^[Tt]/.test(qemu.state) };
-      return { view, qemu };
+      return { ...none, view: { kind: 'alive', pid: qemu.pid, stopped: /^[Tt]/.test(qemu.state) }, qemu };
     }
-    const dying = dyingProcess(guest);
-    return { view: dying === undefined ? { kind: 'none' } : { kind: 'dying', pid: dying }, qemu: undefined };
+    const dying = findDying(guest);
+    return dying === undefined
+      ? { ...none, view: { kind: 'none' } }
+      : { ...none, view: { kind: 'dying', pid: dying.pid }, dying };
   } catch (error) {
     if (isKvmhaError(error)) {
-      return { view: { kind: 'unknown', why: messageOf(error) }, qemu: undefined };
+      return { ...none, view: { kind: 'unknown', why: messageOf(error) } };
     }
     throw error;
   }
 }
 
-function dyingProcess(guest: Guest): number | undefined {
+function findDying(guest: Guest): ProcessIdentity | undefined {
   const filed = readPidFile(`/run/libvirt/qemu/${guest.name}.pid`);
-  if (filed !== undefined && isDying(filed)) {
-    return filed;
+  const dying = filed === undefined ? undefined : dyingProcess(filed);
+  if (dying !== undefined) {
+    return dying;
   }
-  const recorded = guest.uuid === undefined ? undefined : readRunningRecord(guest.uuid)?.qemu;
-  return recorded !== undefined && isAlive(recorded) ? recorded.pid : undefined;
+  const recorded = readRunningRecord(guest)?.qemu;
+  return recorded !== undefined && isAlive(recorded) ? recorded : undefined;
 }
 
 async function libvirtView(

@@ -56,8 +56,11 @@ export function qemuProcess(pid: number, domain: DomainIdentity): QemuProcess | 
  * A qemu whose leader has died while a thread of it lives on: it has no command line any more, so only the pid
  * file that libvirt keeps (`PIDDIR/NAME.pid`) or an earlier look tells that it is this domain's.
  */
-export function isDying(pid: number): boolean {
-  return readArguments(pid)?.length === 0 && readStat(pid)?.state === 'Z' && livingThreads(pid).length > 0;
+export function dyingProcess(pid: number): ProcessIdentity | undefined {
+  const stat = readStat(pid);
+  return stat?.state === 'Z' && livingThreads(pid).length > 0
+    ? { pid, startTime: stat.startTime }
+    : undefined;
 }
 
 /**

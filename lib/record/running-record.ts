@@ -1,8 +1,9 @@
-import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { errnoOf, KvmhaError, messageOf } from '../error.ts';
-import type { ProcessIdentity } from '../linux/process.ts';
-import { domainDirectory, makeDomainDirectory } from './directory.ts';
+import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { type ProcessIdentity, readStat } from '../linux/process.ts';
+import type { DomainIdentity } from '../qemu/qemu-process.ts';
+import { domainDirectory, makeDomainDirectory, uuidForName } from './directory.ts';
 
 /** An image and whether the host page cache can hold back writes to it. */
 export interface RunImage {
@@ -19,15 +20,23 @@ export interface RunningRecord {
   readonly images: readonly RunImage[];
 }
 
-/** Whether there is a record of this domain: cheap enough for every monitor. */
-export function hasRunningRecord(uuid: string): boolean {
-  return existsSync(pathOf(uuid));
+/** Whether the record of this domain speaks of a qemu that is there: cheap enough for every monitor. */
+export function hasRunningRecord(domain: DomainIdentity): boolean {
+  try {
+    const record = readRunningRecord(domain);
+    return record !== undefined && readStat(record.qemu.pid)?.startTime === record.qemu.startTime;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return false;
+    }
+    throw error;
+  }
 }
 
 /** Writes the record of a domain: whole or not at all. @throws KvmhaError `file` */
-export function writeRunningRecord(uuid: string, record: RunningRecord): void {
-  makeDomainDirectory(uuid);
-  const path = pathOf(uuid);
+export function writeRunningRecord(domain: DomainIdentity, record: RunningRecord): void {
+  makeDomainDirectory(keyOf(domain));
+  const path = pathOf(domain);
   const draft = `${path}.${process.pid}`;
   try {
     writeFileSync(draft, `${JSON.stringify(record)}\n`, { mode: 0o600 });
@@ -43,8 +52,8 @@ export function writeRunningRecord(uuid: string, record: RunningRecord): void {
  * @returns undefined when there is none
  * @throws KvmhaError `file`, `malformed`
  */
-export function readRunningRecord(uuid: string): RunningRecord | undefined {
-  const path = pathOf(uuid);
+export function readRunningRecord(domain: DomainIdentity): RunningRecord | undefined {
+  const path = pathOf(domain);
   try {
     const record: unknown = JSON.parse(readFileSync(path, 'utf8'));
     if (!isRunningRecord(record)) {
@@ -69,8 +78,8 @@ export function readRunningRecord(uuid: string): RunningRecord | undefined {
 }
 
 /** Forgets that a domain ran here, once its end is verified. @throws KvmhaError `file` */
-export function removeRunningRecord(uuid: string): void {
-  const path = pathOf(uuid);
+export function removeRunningRecord(domain: DomainIdentity): void {
+  const path = pathOf(domain);
   try {
     rmSync(path, { force: true });
   } catch (cause) {
@@ -78,8 +87,13 @@ export function removeRunningRecord(uuid: string): void {
   }
 }
 
-function pathOf(uuid: string): string {
-  return join(domainDirectory(uuid), 'running.json');
+function pathOf(domain: DomainIdentity): string {
+  return join(domainDirectory(keyOf(domain)), 'running.json');
+}
+
+/** Also found when the domain is gone, and with it the uuid that libvirt made up for one whose XML has none. */
+function keyOf({ uuid, name }: DomainIdentity): string {
+  return uuid ?? uuidForName(name);
 }
 
 function isRunningRecord(value: unknown): value is RunningRecord {
