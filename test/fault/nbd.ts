@@ -1,4 +1,4 @@
-import { rmSync, writeFileSync } from 'node:fs';
+import { readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { connect } from 'node:net';
 import { Deadline } from '../../lib/deadline.ts';
 import type { LabNode } from '../lab/client.ts';
@@ -42,10 +42,12 @@ export class NbdServer implements AsyncDisposable {
       [
         ...['nbdkit', '--unix', server.socket, '--pidfile', `${server.#base}.pid`],
         ...[
+          '--filter=log',
           '--filter=pause',
           '--filter=error',
           'file',
           image,
+          `logfile=${server.#base}.log`,
           `pause-control=${server.#base}.pause`,
           ...rules,
         ],
@@ -73,6 +75,11 @@ export class NbdServer implements AsyncDisposable {
     for (const request of Object.values(REQUESTS)) {
       rmSync(this.#node.path(this.#flag(request)), { force: true });
     }
+  }
+
+  /** How many flushes were asked for so far. */
+  flushes(): number {
+    return readFileSync(this.#node.path(`${this.#base}.log`), 'utf8').match(/ Flush /g)?.length ?? 0;
   }
 
   /** Lets every request hang, once those under way are done. */

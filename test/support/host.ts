@@ -25,7 +25,7 @@ quiesce:
 /** What differs from an ordinary guest: one disk /shared/NAME.img without host cache, and failing storage at hand. */
 export interface GuestOptions extends Omit<Domain, 'name' | 'disks' | 'uuid'> {
   readonly uuid?: string | 'none';
-  /** Of the disk. */
+  /** Of the disk. With a path of its own, the image /shared/NAME.img must be what lies behind that. */
   readonly disk?: Disk;
   readonly settings?: DiskOptions['settings'];
   /** Of the resource. */
@@ -58,19 +58,19 @@ export class Host implements AsyncDisposable {
   /** A guest of its own, configured and with a disk, but not started. */
   async guest(name: string, options: GuestOptions = {}): Promise<TestGuest> {
     const { disk, settings, parameters, uuid, ...rest } = options;
-    const path = disk?.path ?? `/shared/${name}.img`;
+    const image = `/shared/${name}.img`;
     const domain: Domain = {
       name,
       ...(uuid === 'none' ? {} : { uuid: uuid ?? uuidOf(name) }),
       env: await faultEnv(faultOf(name)),
       ...rest,
-      disks: [{ ...disk, path }],
+      disks: [{ path: image, ...disk }],
     };
     const format = disk?.format ?? 'raw';
     if (disk?.path === undefined) {
-      await createDisk(path, { node: this.node, format, ...(settings === undefined ? {} : { settings }) });
+      await createDisk(image, { node: this.node, format, ...(settings === undefined ? {} : { settings }) });
     }
-    const guest = new TestGuest(this.node, domain, path, parameters);
+    const guest = new TestGuest(this.node, domain, image, parameters);
     guest.resource.configure(this.node);
     return guest;
   }
@@ -191,7 +191,9 @@ export class TestGuest {
   /** Pids, as seen from the test, of qemu processes of this guest. */
   pids(): number[] {
     return processes(this.node)
-      .filter(({ argv }) => argv.some((word) => word.startsWith(`guest=${this.name},`)))
+      .filter(
+        ({ comm, argv }) => comm.startsWith('qemu') && argv.includes(`guest=${this.name},debug-threads=on`),
+      )
       .map(({ pid }) => pid);
   }
 
