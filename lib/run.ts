@@ -13,6 +13,8 @@ export interface RunOptions {
   readonly input?: string;
   /** Variables set for the program beside this process's own; the locale is always C. */
   readonly env?: Readonly<Record<string, string>>;
+  /** What is run, for messages; by default the program and its first argument. */
+  readonly what?: string;
 }
 
 /** More output than any program we call prints: a runaway program is cut off here. */
@@ -31,7 +33,7 @@ const KILL_GRACE = 500;
 export async function run(program: string, args: readonly string[], options: RunOptions): Promise<Output> {
   // Loaded on first use: a monitor that a socket answers never spawns, and must not pay for the library.
   const { execa } = await import('execa');
-  const what = `${program} ${args[0] ?? ''}`.trim();
+  const what = options.what ?? `${program} ${args[0] ?? ''}`.trim();
   if (options.deadline.passed()) {
     throw new KvmhaError('deadline', `no time left to run ${what}`);
   }

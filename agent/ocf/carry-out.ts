@@ -4,7 +4,7 @@ import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { boot, LocalObstacle, savedStatePath, startResources } from '../../lib/guest/boot.ts';
 import { fence } from '../../lib/guest/fence.ts';
 import { closeLook, look } from '../../lib/guest/look.ts';
-import { migrate } from '../../lib/guest/migrate.ts';
+import { cancelMigration, migrate } from '../../lib/guest/migrate.ts';
 import { migrationTarget } from '../../lib/guest/migration-target.ts';
 import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
 import { saveConfig } from '../../lib/guest/save-config.ts';
@@ -104,6 +104,10 @@ async function end(
 ): Promise<void> {
   const { guest, deadline, log, parameters } = context;
   const { uuid } = decision.seen;
+  if (uuid !== undefined) {
+    // An action of the cluster that was killed may have left one behind, and the guest would escape to the target.
+    await cancelMigration(guest, uuid, graceful, log);
+  }
   if (parameters.save_config_on_stop && uuid !== undefined) {
     await saveConfig(guest, uuid, parameters.config, parameters.sync_config_on_stop, graceful, log);
   }
@@ -243,9 +247,7 @@ async function migrateAway(context: ActionContext, { seen }: Decision): Promise<
   }
   const options = { ...target, downtime: parameters.migration_downtime, speed: parameters.migration_speed };
   closeLook(seen);
-  await migrate(guest, seen.uuid, seen.qemu, options, deadline, log);
-  // On success libvirt has ended the qemu here, and its writes went to the target's storage with the hand-over.
-  const left = await look(guest, deadline);
-  left.monitor?.close();
+  const left = await migrate(guest, seen.uuid, seen.qemu, options, deadline, log);
+  // libvirt has ended the qemu here, as a rule, and its writes went to the storage with the hand-over.
   await fence(guest, { ...left, uuid: left.uuid ?? seen.uuid }, deadline, log);
 }

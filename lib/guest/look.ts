@@ -1,8 +1,8 @@
 import { dirname } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
-import { LibvirtMonitor } from '../libvirt/virsh.ts';
-import { holdsOf, identify } from '../linux/open-files.ts';
+import { LibvirtMonitor, Virsh } from '../libvirt/virsh.ts';
+import { type Hold, holdsOf, identify } from '../linux/open-files.ts';
 import { isAlive, type ProcessIdentity } from '../linux/process.ts';
 import { parseCommandLine } from '../qemu/command-line.ts';
 import { dyingProcess, findQemuProcesses, type QemuProcess, readPidFile } from '../qemu/qemu-process.ts';
@@ -16,7 +16,6 @@ import { type RunImage, readRunningRecord } from '../record/running-record.ts';
 import type {
   FailedDevice,
   LibvirtView,
-  MigrationView,
   MonitorView,
   Observation,
   ProcessView,
@@ -26,6 +25,9 @@ import { socketsOf } from './sockets.ts';
 
 /** How long one source of knowledge may keep a look waiting, in milliseconds, where the deadline allows it. */
 const PATIENCE = 8000;
+
+/** How often a look is repeated at most because a process came or went meanwhile. */
+const MOST_LOOKS = 3;
 
 /** The patience with one source: others must be asked, and something be done, before the deadline. */
 function patience(deadline: Deadline): Deadline {
@@ -64,7 +66,7 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
   const { monitor } = socket;
   try {
     const view = await status(monitor, patience(deadline));
-    if (!view.running) {
+    if (!view.running || (await isInPostCopy(monitor, patience(deadline)))) {
       return undefined;
     }
     const survivedError = await survivedErrors(monitor, patience(deadline));
@@ -87,8 +89,32 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
   }
 }
 
-/** A whole look: the process table, libvirt, QMP, and the proof where a quiesce was begun. Changes nothing. */
+/** In post-copy the vCPUs are said to run even when the pages that they wait for will never come. */
+async function isInPostCopy(monitor: Monitor, deadline: Deadline): Promise<boolean> {
+  const migration = await monitor.execute('query-migrate', {}, deadline);
+  const phase = isObject(migration) ? migration['status'] : undefined;
+  return typeof phase === 'string' && phase.startsWith('postcopy');
+}
+
+/**
+ * A whole look: the process table, libvirt, QMP, and the proof where a quiesce was begun. Changes nothing.
+ *
+ * What it consists of is seen one after the other. Where the process came or went meanwhile (a migration does that),
+ * the parts belong to different moments and contradict each other, so all of it is looked at anew.
+ */
 export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
+  for (let attempt = 1; ; attempt++) {
+    const seen = await lookOnce(guest, deadline);
+    const { qemu } = processes(guest);
+    const same = seen.qemu?.pid === qemu?.pid && seen.qemu?.startTime === qemu?.startTime;
+    if (same || attempt === MOST_LOOKS || deadline.passed()) {
+      return seen;
+    }
+    closeLook(seen);
+  }
+}
+
+async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
   const { view: processView, qemu, dying } = processes(guest);
   // Not at the same time: whoever else looks at the guest would find its monitor occupied while libvirt hangs.
   const libvirt = await libvirtView(guest, qemu?.uuid, patience(deadline));
@@ -112,7 +138,9 @@ export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
     quiesceBegun: begun,
     ...(proof === undefined ? {} : { proof }),
     ...(survivedError === undefined ? {} : { survivedError }),
-    ...(qemu === undefined ? {} : migration(libvirt.view, monitorView, qemu)),
+    ...(qemu === undefined || uuid === undefined
+      ? {}
+      : await migration(guest, uuid, qemu, libvirt.view, monitorView, patience(deadline))),
   };
   return { observation, uuid, qemu, dying, monitor, record: recorded.record };
 }
@@ -187,14 +215,31 @@ async function libvirtView(
     if (uuid === undefined) {
       return { view: { kind: 'no-domain' }, uuid };
     }
-    const view = await guest.virsh.look(uuid, deadline);
-    const mayHaveJob = view.kind === 'state' && view.state === 'paused';
-    return mayHaveJob
-      ? { view: { ...view, job: await guest.virsh.hasJob(uuid, deadline) }, uuid }
-      : { view, uuid };
+    return { view: await withJob(guest, uuid, await guest.virsh.look(uuid, deadline), deadline), uuid };
   } catch (error) {
     if (isKvmhaError(error)) {
       return { view: { kind: 'silent', why: messageOf(error) }, uuid: guest.uuid ?? processUuid };
+    }
+    throw error;
+  }
+}
+
+/** A paused domain may have a job that is going to resume or end it. */
+async function withJob(
+  guest: Guest,
+  uuid: string,
+  view: LibvirtView,
+  deadline: Deadline,
+): Promise<LibvirtView> {
+  if (view.kind !== 'state' || view.state !== 'paused') {
+    return view;
+  }
+  try {
+    const job = await guest.virsh.job(uuid, deadline);
+    return { ...view, job: job !== 'none', ...(job === 'incoming-migration' ? { incoming: true } : {}) };
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return isKvmhaError(error, 'no-domain') ? { kind: 'no-domain' } : view;
     }
     throw error;
   }
@@ -244,7 +289,9 @@ function throughLibvirt(
   qemu: QemuProcess | undefined,
   view: LibvirtView,
 ): Monitor | undefined {
-  return uuid !== undefined && qemu !== undefined && view.kind === 'state' && view.state !== 'shut off'
+  // libvirt passes nothing on to a guest that is coming in, and keeps who asks it to waiting.
+  const passesOn = view.kind === 'state' && view.state !== 'shut off' && view.incoming !== true;
+  return uuid !== undefined && qemu !== undefined && passesOn
     ? new LibvirtMonitor(guest.virsh, uuid)
     : undefined;
 }
@@ -347,19 +394,81 @@ async function quiesceProof(
   return { begun: nodes.some((node) => node.name.startsWith(SENTINEL_PREFIX)), proof: undefined };
 }
 
-function migration(
+/** Which side of a migration this is, and whether it is over. */
+async function migration(
+  guest: Guest,
+  uuid: string,
+  qemu: QemuProcess,
   libvirt: LibvirtView,
   monitor: MonitorView,
-  qemu: QemuProcess,
-): { migration: MigrationView } | Record<never, never> {
-  const migrated =
-    (monitor.kind === 'status' && monitor.runstate === 'postmigrate') ||
+  deadline: Deadline,
+): Promise<Pick<Observation, 'migration' | 'neverRan'>> {
+  const runstate = monitor.kind === 'status' ? monitor.runstate : undefined;
+  if (runstate === 'paused' && parseCommandLine(qemu.argv).options.some(({ name }) => name === 'incoming')) {
+    return { neverRan: opensNoImageForWriting(qemu) };
+  }
+  const handedOver =
+    runstate === 'postmigrate' ||
     (libvirt.kind === 'state' && libvirt.state === 'paused' && /^migrat/.test(libvirt.reason));
-  if (!migrated) {
+  if (!handedOver) {
     return {};
   }
-  const images = imagesOf(qemu).map(({ path }) => identify(path));
-  const holdsImageLock = holdsOf(qemu.pid, images).some((hold) => hold.by === 'lock');
-  // Only the action that migrated the guest has seen the other side.
-  return { migration: { targetRunning: false, holdsImageLock } };
+  const holdsImageLock = holdsImage(qemu, ({ by }) => by === 'lock') !== false;
+  const mayBeOver = libvirt.kind === 'no-domain' || (libvirt.kind === 'state' && libvirt.job === false);
+  const targetRunning = mayBeOver && !holdsImageLock && (await runsOnTarget(guest, uuid, qemu, deadline));
+  return { migration: { targetRunning, holdsImageLock } };
+}
+
+/**
+ * QEMU opens the images of an incoming guest for writing when it is told to run it: until then the source may. Of a
+ * guest without an image to be seen here nothing is known.
+ */
+function opensNoImageForWriting(qemu: QemuProcess): boolean {
+  return (
+    imagesOf(qemu).length > 0 &&
+    holdsImage(qemu, ({ by, writable }) => by === 'descriptor' && writable) === false
+  );
+}
+
+/** Whether a qemu holds one of its images as `how` says; undefined where that cannot be seen. */
+function holdsImage(qemu: QemuProcess, how: (hold: Hold) => boolean): boolean | undefined {
+  try {
+    return holdsOf(
+      qemu.pid,
+      imagesOf(qemu).map(({ path }) => identify(path)),
+    ).some(how);
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined;
+    }
+    throw error;
+  }
+}
+
+/** Whether this qemu's guest was sent to another node and is running there, by the libvirt there. */
+async function runsOnTarget(
+  guest: Guest,
+  uuid: string,
+  qemu: QemuProcess,
+  deadline: Deadline,
+): Promise<boolean> {
+  const uri = whereSent(guest, qemu);
+  if (uri === undefined) {
+    return false;
+  }
+  const there = await new Virsh(uri).look(uuid, deadline);
+  return there.kind === 'state' && (there.state === 'running' || there.state === 'idle');
+}
+
+function whereSent(guest: Guest, qemu: QemuProcess): string | undefined {
+  try {
+    const record = readRunningRecord(guest);
+    const same = record?.qemu.pid === qemu.pid && record.qemu.startTime === qemu.startTime;
+    return same ? record.migratingTo : undefined;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined;
+    }
+    throw error;
+  }
 }

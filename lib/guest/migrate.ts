@@ -1,13 +1,14 @@
-import type { Deadline } from '../deadline.ts';
+import { type Deadline, sleep } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { Virsh } from '../libvirt/virsh.ts';
-import { holdsOf, identify } from '../linux/open-files.ts';
-import { isAlive } from '../linux/process.ts';
 import type { Log } from '../log.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
+import { isObject } from '../qemu/qmp.ts';
+import { writeRunningRecord } from '../record/running-record.ts';
+import { type Classification, classify } from '../state/classify.ts';
 import type { LibvirtView } from '../state/observation.ts';
 import type { Guest } from './guest.ts';
-import { imagesOf } from './look.ts';
+import { closeLook, imagesOf, type Look, look } from './look.ts';
 
 export interface MigrationOptions {
   /** libvirt connection to the target, and where QEMU's stream goes, if libvirt is not to choose. */
@@ -23,11 +24,16 @@ export interface MigrationOptions {
 
 /** Milliseconds kept for cancelling a migration that does not end, and for finding out where the guest is. */
 const CANCEL_RESERVE = 15_000;
+/** Milliseconds for one question or order to libvirt or QEMU when a migration has failed. */
+const PATIENCE = 5000;
+/** Milliseconds between two looks at both sides. */
+const PAUSE = 500;
 
 /**
  * Migrates a running guest to another node. However the migration ends, the guest runs on exactly one side, as far
  * as libvirt there and here lets it be seen.
  *
+ * @returns a look at what is left of the guest here, closed
  * @throws KvmhaError when the guest is not on the target; the message says where it is
  */
 export async function migrate(
@@ -37,14 +43,19 @@ export async function migrate(
   options: MigrationOptions,
   deadline: Deadline,
   log: Log,
-): Promise<void> {
+): Promise<Look> {
+  // Both hold for the migration that follows: libvirt hands the speed to QEMU at its beginning, and the downtime at
+  // once. (VirtualDomain sets the downtime two seconds after the beginning, too late for a small guest.)
   if (options.speed > 0) {
     await guest.virsh.command(['migrate-setspeed', uuid, String(options.speed)], deadline);
   }
   if (options.downtime > 0) {
     await guest.virsh.command(['migrate-setmaxdowntime', uuid, String(options.downtime)], deadline);
   }
-  const reserve = Math.min(CANCEL_RESERVE, deadline.remaining() / 3);
+  const { pid, startTime } = qemu;
+  const record = { qemu: { pid, startTime }, images: imagesOf(qemu), migratingTo: options.remoteUri };
+  writeRunningRecord(guest, record);
+  const reserve = Math.min(CANCEL_RESERVE, deadline.remaining() / 2);
   log.info(`${guest.name}: migrating it to ${options.remoteUri}`);
   try {
     await guest.virsh.command(migrateWords(uuid, options), deadline.reserving(reserve));
@@ -52,9 +63,18 @@ export async function migrate(
     if (!isKvmhaError(error)) {
       throw error;
     }
-    await cancel(guest, uuid, deadline, log);
-    await settle(guest, uuid, qemu, options, error, deadline, log);
+    await cancelMigration(guest, uuid, deadline, log);
+    return settle(guest, uuid, options, error, deadline, log);
   }
+  const left = await look(guest, deadline);
+  closeLook(left);
+  if (standsHere(classify(left.observation))) {
+    throw new KvmhaError(
+      'program-failed',
+      `${guest.name}: virsh migrate reports success, but the guest is still here`,
+    );
+  }
+  return left;
 }
 
 /** The words of `virsh migrate`. */
@@ -71,13 +91,22 @@ export function migrateWords(uuid: string, options: MigrationOptions): string[] 
   ];
 }
 
-/** libvirtd goes on with a peer-to-peer migration when virsh is gone. */
-async function cancel(guest: Guest, uuid: string, deadline: Deadline, log: Log): Promise<void> {
+/**
+ * Cancels a migration of the guest to another node, where there is one: libvirtd goes on with it when whoever began
+ * it is gone. Whether it could be cancelled is for the caller to see.
+ */
+export async function cancelMigration(
+  guest: Guest,
+  uuid: string,
+  deadline: Deadline,
+  log: Log,
+): Promise<void> {
   try {
-    if (await guest.virsh.hasJob(uuid, deadline.within(5000))) {
-      log.warn(`${guest.name}: cancelling the migration`);
-      await guest.virsh.command(['domjobabort', uuid], deadline.within(5000));
+    if ((await guest.virsh.job(uuid, deadline.within(PATIENCE))) !== 'outgoing-migration') {
+      return;
     }
+    log.warn(`${guest.name}: cancelling its migration`);
+    await guest.virsh.command(['domjobabort', uuid], deadline.within(PATIENCE));
   } catch (error) {
     if (!isKvmhaError(error)) {
       throw error;
@@ -86,68 +115,115 @@ async function cancel(guest: Guest, uuid: string, deadline: Deadline, log: Log):
   }
 }
 
-/** After `virsh migrate` failed: it may have succeeded all the same, so both sides are asked where the guest runs. */
+/**
+ * After `virsh migrate` failed: it may have succeeded all the same, so both sides are looked at until it is certain
+ * where the guest is.
+ */
 async function settle(
   guest: Guest,
   uuid: string,
-  qemu: QemuProcess,
   options: MigrationOptions,
   failure: KvmhaError,
   deadline: Deadline,
   log: Log,
-): Promise<void> {
-  const [here, there] = await Promise.all([
-    settled(guest.virsh, uuid, deadline.reserving(1000)),
-    settled(new Virsh(options.remoteUri), uuid, deadline.reserving(1000)),
-  ]);
-  const what = `migration to ${options.remoteUri} failed (${failure.message})`;
-  if (runs(there) && !runs(here)) {
-    if (isAlive(qemu) && holdsImage(qemu)) {
-      throw new KvmhaError(
-        'program-failed',
-        `${what}; it runs there, but the qemu here still holds its images`,
-      );
+): Promise<Look> {
+  const target = new Virsh(options.remoteUri);
+  const patience = deadline.reserving(Math.min(1000, deadline.remaining() / 4));
+  const what = `${guest.name}: migration to ${options.remoteUri} failed (${failure.message})`;
+  for (;;) {
+    const [left, there] = await Promise.all([
+      look(guest, patience),
+      target.look(uuid, patience.within(PATIENCE)),
+    ]);
+    const here = classify(left.observation);
+    const moving = await isMoving(left, patience);
+    closeLook(left);
+    if (hasArrived(there) && isGone(here, left)) {
+      log.warn(`${what}, but the guest is there`);
+      return left;
     }
-    log.warn(`${guest.name}: ${what}, but the guest runs there`);
-    if (here.kind === 'state' && here.state !== 'shut off') {
-      await guest.virsh.command(['destroy', uuid], deadline);
+    const lost = here.state === 'shut-off' && (there.kind === 'no-domain' || isEnded(there));
+    const certain = !moving && (standsHere(here) || lost);
+    if (certain || patience.remaining() < 2 * PAUSE) {
+      const unsure = moving ? '; QEMU still has the migration going' : '';
+      throw new KvmhaError('program-failed', `${what}; ${whereabouts(here, there)}${unsure}`, {
+        cause: failure,
+      });
     }
-    return;
+    await sleep(PAUSE);
   }
-  if (runs(here)) {
-    const both = runs(there) ? ', and it seems to run on the target, too' : '';
-    throw new KvmhaError('program-failed', `${what}; it still runs here${both}`, { cause: failure });
+}
+
+/** The guest is on this node, and complete. */
+function standsHere({ state }: Classification): boolean {
+  switch (state) {
+    case 'running':
+    case 'degraded':
+    case 'paused-by-operator':
+    case 'suspended':
+    case 'out-of-space':
+    case 'faulted':
+    case 'quiesced-failover-safe':
+    case 'crashed':
+      return true;
+    default:
+      return false;
   }
-  throw new KvmhaError(
-    'program-failed',
-    `${what}; here it is ${words(here)}, on the target it is ${words(there)}`,
-    { cause: failure },
+}
+
+/** Nothing of the guest runs here, nor will: it may run on the target. */
+function isGone({ state }: Classification, { observation }: Look): boolean {
+  const { libvirt, migration } = observation;
+  const handedOver = libvirt.kind === 'state' && libvirt.job === false && migration?.holdsImageLock === false;
+  return state === 'shut-off' || state === 'migrated-away' || (state === 'transient' && handedOver);
+}
+
+/** The guest is on the target, and whole: in post-copy it runs before it is, and may never be. */
+function hasArrived(there: LibvirtView): boolean {
+  return (
+    there.kind === 'state' && !isEnded(there) && !isComing(there) && !there.reason.startsWith('post-copy')
   );
 }
 
-/** What one side says once it is no longer in the middle of the migration. */
-async function settled(virsh: Virsh, uuid: string, deadline: Deadline): Promise<LibvirtView> {
-  let view: LibvirtView = { kind: 'not-asked' };
-  await deadline.poll(500, async () => {
-    view = await virsh.look(uuid, deadline.within(5000));
-    return isMoving(view) ? undefined : view;
-  });
-  return view;
+function isComing(view: LibvirtView): boolean {
+  return view.kind === 'state' && view.state === 'paused' && /^(migrat|starting up)/.test(view.reason);
 }
 
-function isMoving(view: LibvirtView): boolean {
-  return view.kind === 'state' && view.state === 'paused' && /migrat|starting up/.test(view.reason);
+function isEnded(view: LibvirtView): boolean {
+  return view.kind === 'state' && (view.state === 'shut off' || view.state === 'crashed');
 }
 
-function runs(view: LibvirtView): boolean {
-  return view.kind === 'state' && (view.state === 'running' || view.state === 'idle');
+/**
+ * Whether QEMU has a migration going, by `query-migrate`. Where libvirt does not answer, and so cannot have
+ * cancelled it, QEMU itself is told to; but not in post-copy, where that would be the guest's end.
+ */
+async function isMoving({ monitor, observation }: Look, deadline: Deadline): Promise<boolean> {
+  if (monitor === undefined || observation.monitor.kind !== 'status') {
+    return false;
+  }
+  try {
+    const answer = await monitor.execute('query-migrate', {}, deadline.within(PATIENCE));
+    const status = isObject(answer) ? answer['status'] : undefined;
+    const moving =
+      typeof status === 'string' && !['none', 'completed', 'failed', 'cancelled'].includes(status);
+    if (moving && observation.libvirt.kind === 'silent' && !status.startsWith('postcopy')) {
+      await monitor.execute('migrate_cancel', {}, deadline.within(PATIENCE));
+    }
+    return moving;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return false;
+    }
+    throw error;
+  }
 }
 
-function holdsImage(qemu: QemuProcess): boolean {
-  return holdsOf(
-    qemu.pid,
-    imagesOf(qemu).map(({ path }) => identify(path)),
-  ).some((hold) => hold.by === 'lock');
+function whereabouts(here: Classification, there: LibvirtView): string {
+  const both = hasArrived(there) ? `, and on the target it is ${words(there)}` : '';
+  if (here.state === 'running' || here.state === 'degraded') {
+    return `it still runs here${both}`;
+  }
+  return `here it is ${here.state}: ${here.reason}; on the target it is ${words(there)}`;
 }
 
 function words(view: LibvirtView): string {
@@ -159,6 +235,6 @@ function words(view: LibvirtView): string {
     case 'silent':
       return `not to be seen (${view.why})`;
     case 'not-asked':
-      return 'not to be seen in time';
+      return 'not asked for';
   }
 }

@@ -4,6 +4,9 @@ import { isObject, type Json, type Monitor, QmpError } from '../qemu/qmp.ts';
 import { type Output, run } from '../run.ts';
 import type { LibvirtView } from '../state/observation.ts';
 
+/** What libvirt is doing with a domain beside running it. */
+export type DomainJob = 'none' | 'incoming-migration' | 'outgoing-migration' | 'other';
+
 /**
  * libvirt, through virsh: for what changes domains, and where a guest's own monitor does not answer.
  *
@@ -27,6 +30,7 @@ export class Virsh {
   async command(words: readonly string[], deadline: Deadline, input?: string): Promise<string> {
     const output = await run('virsh', ['--connect', this.uri, '--quiet', ...words], {
       deadline,
+      what: `virsh ${words[0] ?? ''}`,
       ...(input === undefined ? {} : { input }),
     });
     if (output.exitCode !== 0) {
@@ -68,10 +72,22 @@ export class Virsh {
     }
   }
 
-  /** Whether libvirt has a job (migration, save, dump) on the domain, by `virsh domjobinfo`. */
-  async hasJob(uuid: string, deadline: Deadline): Promise<boolean> {
-    const text = await this.command(['domjobinfo', uuid], deadline);
-    return !/^Job type:\s*None\s*$/m.test(text);
+  /** The job (migration, save, dump) that libvirt has on the domain, by `virsh domjobinfo`. */
+  async job(uuid: string, deadline: Deadline): Promise<DomainJob> {
+    let text: string;
+    try {
+      text = await this.command(['domjobinfo', uuid], deadline);
+    } catch (error) {
+      // qemuDomainGetJobStatsInternal in src/qemu/qemu_driver.c: that is how it tells of the target's side.
+      if (isKvmhaError(error, 'program-failed') && /available only on the source host/.test(error.message)) {
+        return 'incoming-migration';
+      }
+      throw error;
+    }
+    if (/^Job type:\s*None\s*$/m.test(text)) {
+      return 'none';
+    }
+    return /^Operation:\s*Outgoing migration\s*$/m.test(text) ? 'outgoing-migration' : 'other';
   }
 
   /** The facts of `virsh dominfo`, by the names it prints. */

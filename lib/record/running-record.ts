@@ -18,6 +18,11 @@ export interface RunImage {
 export interface RunningRecord {
   readonly qemu: ProcessIdentity;
   readonly images: readonly RunImage[];
+  /**
+   * Connection URI of the libvirt that this qemu's guest was last sent to. When the action that sent it is gone, this
+   * is what tells where to ask whether the guest arrived.
+   */
+  readonly migratingTo?: string;
 }
 
 /** Whether the record of this domain speaks of a qemu that is there: cheap enough for every monitor. */
@@ -101,6 +106,7 @@ function isRunningRecord(value: unknown): value is RunningRecord {
   return (
     typeof record?.qemu?.pid === 'number' &&
     typeof record.qemu.startTime === 'number' &&
+    (record.migratingTo === undefined || typeof record.migratingTo === 'string') &&
     Array.isArray(record.images) &&
     record.images.every((image) => typeof image?.path === 'string' && typeof image.direct === 'boolean')
   );

@@ -168,6 +168,9 @@ function judgeByMonitor(monitor: MonitorStatus, observation: Observation): Judge
   if (libvirt.kind === 'state' && isPostCopy(libvirt)) {
     return judgePostCopy(libvirt, monitor, observation);
   }
+  if (libvirt.kind === 'state' && libvirt.incoming === true && !monitor.running) {
+    return { state: 'incoming' };
+  }
   if (!(RUN_STATES as readonly string[]).includes(monitor.runstate)) {
     // "true if all VCPUs are runnable" is all that must be known of a runstate newer than this program.
     return monitor.running
@@ -231,7 +234,11 @@ function isOutOfSpace({ failedDevices }: MonitorStatus): boolean {
  * `stop` past libvirt gives (qemuProcessHandleStop in src/qemu/qemu_process.c).
  */
 function judgeStopped(observation: Observation): Judgement {
-  const { libvirt } = observation;
+  const { libvirt, neverRan } = observation;
+  if (neverRan === true && (libvirt.kind !== 'state' || libvirt.state === 'shut off')) {
+    // It has every page, but nobody can be asked whether the order to run is still to come or went to the source.
+    return { state: 'unknown', because: 'it was migrated here and has not run since' };
+  }
   if (libvirt.kind !== 'state') {
     return { state: 'paused-by-operator' };
   }
@@ -333,6 +340,9 @@ function judgeWithoutProcess(libvirt: LibvirtView): Judgement {
   if (libvirt.kind !== 'state' || ['shut off', 'in shutdown', 'crashed'].includes(libvirt.state)) {
     return { state: 'shut-off' };
   }
+  if (libvirt.state === 'paused' && libvirt.reason === 'starting up') {
+    return { state: 'incoming', because: 'its qemu is about to be started' };
+  }
   return { state: 'unknown', because: 'these contradict each other' };
 }
 
@@ -357,6 +367,9 @@ function judgeLabel(label: DomainLabel, observation: Observation): Judgement {
 
 /** virDomainPausedReason (include/libvirt/libvirt-domain.h) in the words of virsh (virsh-domain-monitor.c). */
 function judgePaused(label: DomainLabel, observation: Observation): Judgement {
+  if (label.incoming === true && !isPostCopy(label)) {
+    return { state: 'incoming' };
+  }
   switch (label.reason) {
     case 'user':
     case 'from snapshot':

@@ -38,13 +38,15 @@ export type RunState = (typeof RUN_STATES)[number];
 export type LibvirtView =
   /**
    * `virsh domstate --reason`; a state or reason newer than this program is kept as the text it is.
-   * `job`: whether libvirt has a job (migration, save, dump) on the domain, where it was asked.
+   * `job`: whether libvirt has a job (migration, save, dump) on the domain, where it was asked. `incoming`: that job
+   * is a migration to this node.
    */
   | {
       readonly kind: 'state';
       readonly state: DomainState | (string & {});
       readonly reason: string;
       readonly job?: boolean;
+      readonly incoming?: boolean;
     }
   | { readonly kind: 'no-domain' }
   /** The daemon is dead, hung or refuses: nothing is known from it. */
@@ -105,6 +107,8 @@ export interface Observation {
   /** A record says that the quiesce sequence passed a step after which the guest cannot simply go on. */
   readonly quiesceBegun: boolean;
   readonly migration?: MigrationView;
+  /** This qemu was started to take in a guest from elsewhere and has not opened its images for writing since. */
+  readonly neverRan?: boolean;
   /** A fault held against a guest that still runs, set by whoever saw its event (memory failure). */
   readonly heldFault?: string;
   /** An error that the guest survived, as it is shown to people. */

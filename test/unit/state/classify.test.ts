@@ -407,6 +407,54 @@ describe('migrated away', () => {
   });
 });
 
+describe('on the target of a migration', () => {
+  const coming = (reason: string): LibvirtView => ({
+    kind: 'state',
+    state: 'paused',
+    reason,
+    job: true,
+    incoming: true,
+  });
+
+  test('nothing but vCPUs that run makes it more than incoming while libvirt brings it in', () => {
+    for (const reason of ['migrating', 'migration', 'starting up', 'user', 'unknown', 'I/O error']) {
+      for (const monitor of ALL_MONITOR_VIEWS) {
+        const runs = monitor.kind === 'status' && monitor.running;
+        assert.equal(stateOf({ libvirt: coming(reason), monitor }), runs ? 'running' : 'incoming');
+      }
+    }
+  });
+
+  test('a fault that it brings along is none of this node', () => {
+    assert.equal(
+      stateOf({ libvirt: coming('migrating'), monitor: status('io-error', 'failed') }),
+      'incoming',
+    );
+  });
+
+  test('a post-copy that failed is no incoming guest: it has run here', () => {
+    assert.equal(stateOf({ libvirt: coming('post-copy failed'), monitor: status('paused') }), 'post-copy');
+    assert.equal(stateOf({ libvirt: coming('post-copy failed'), monitor: NO_MONITOR }), 'post-copy');
+  });
+
+  test('what has every page and has not run is unknown when libvirt cannot say whether it ever will', () => {
+    for (const libvirt of [SILENT_LIBVIRT, NO_DOMAIN, NOT_ASKED, says('shut off', 'unknown')]) {
+      const monitor = status('paused');
+      assert.equal(stateOf({ libvirt, monitor, neverRan: true }), 'unknown');
+      assert.equal(stateOf({ libvirt, monitor, neverRan: false }), 'paused-by-operator');
+      assert.equal(stateOf({ libvirt, monitor: status('inmigrate'), neverRan: true }), 'incoming');
+    }
+  });
+
+  test('a guest that was migrated while an operator held it paused is still held so', () => {
+    const monitor = status('paused');
+    assert.equal(
+      stateOf({ libvirt: says('paused', 'user', false), monitor, neverRan: true }),
+      'paused-by-operator',
+    );
+  });
+});
+
 describe('without a process', () => {
   const gone = (libvirt: LibvirtView, monitor = NO_MONITOR) =>
     stateOf({ libvirt, monitor, process: NO_PROCESS });
@@ -429,10 +477,22 @@ describe('without a process', () => {
 
   test('an active domain is unknown: the process was overlooked, or libvirt is behind', () => {
     for (const libvirt of ALL_LIBVIRT_VIEWS) {
-      if (libvirt.kind === 'state' && !/^(shut off|in shutdown|crashed)$/.test(libvirt.state)) {
+      if (
+        libvirt.kind === 'state' &&
+        !/^(shut off|in shutdown|crashed)$/.test(libvirt.state) &&
+        libvirt.reason !== 'starting up'
+      ) {
         assert.equal(gone(libvirt), 'unknown');
       }
     }
+  });
+
+  test('a domain that libvirt is starting up is incoming: its process is still to come', () => {
+    assert.equal(gone(says('paused', 'starting up')), 'incoming');
+    assert.equal(
+      gone({ kind: 'state', state: 'paused', reason: 'starting up', job: true, incoming: true }),
+      'incoming',
+    );
   });
 });
 

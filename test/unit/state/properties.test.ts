@@ -28,6 +28,7 @@ const libvirtView: fc.Arbitrary<LibvirtView> = fc.oneof(
         state: fc.oneof({ weight: 9, arbitrary: fc.constantFrom(...DOMAIN_STATES) }, text),
         reason,
         job: fc.boolean(),
+        incoming: fc.boolean(),
       },
       { requiredKeys: ['kind', 'state', 'reason'] },
     ),
