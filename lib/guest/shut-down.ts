@@ -1,8 +1,8 @@
 import { type Deadline, sleep } from '../deadline.ts';
-import { isKvmhaError, messageOf } from '../error.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { isAlive } from '../linux/process.ts';
 import type { Log } from '../log.ts';
-import { isObject } from '../qemu/qmp.ts';
+import { isObject, QmpSocket } from '../qemu/qmp.ts';
 import type { Guest } from './guest.ts';
 import type { Look } from './look.ts';
 
@@ -37,8 +37,9 @@ export async function shutDown(
     );
     return;
   }
+  let way: 'libvirt' | 'qmp';
   try {
-    await request(guest, seen, options, deadline.within(REQUEST), log);
+    way = await request(guest, seen, options, deadline.within(REQUEST), log);
   } catch (error) {
     if (!isKvmhaError(error)) {
       throw error;
@@ -46,42 +47,64 @@ export async function shutDown(
     log.warn(`${guest.name}: the request to shut down failed: ${messageOf(error)}`);
     return;
   }
-  while (!deadline.passed() && !(await hasShutDown(seen, deadline))) {
+  while (!deadline.passed() && !(await hasShutDown(seen, way, deadline))) {
     await sleep(Math.min(PAUSE, deadline.remaining()));
   }
 }
 
+/** Through libvirt; past it, where it does not answer or a job that it cannot end keeps it from passing this on. */
 async function request(
   guest: Guest,
   seen: Look,
+  options: ShutDownOptions,
+  deadline: Deadline,
+  log: Log,
+): Promise<'libvirt' | 'qmp'> {
+  const { uuid, monitor } = seen;
+  if (seen.observation.libvirt.kind === 'state' && uuid !== undefined) {
+    try {
+      await requestByLibvirt(guest, uuid, seen, options, deadline.within(deadline.remaining() / 2), log);
+      return 'libvirt';
+    } catch (error) {
+      if (!isKvmhaError(error, 'deadline', 'program-failed') || !(monitor instanceof QmpSocket)) {
+        throw error;
+      }
+      log.warn(`${guest.name}: ${messageOf(error)}`);
+    }
+  }
+  if (monitor === undefined) {
+    throw new KvmhaError('unreachable', 'neither libvirt nor QEMU answers');
+  }
+  log.info(`${guest.name}: asking it to shut down over QMP`);
+  await monitor.execute('system_powerdown', {}, deadline);
+  return 'qmp';
+}
+
+async function requestByLibvirt(
+  guest: Guest,
+  uuid: string,
+  { observation: { monitor } }: Look,
   { mode, wakeFirst }: ShutDownOptions,
   deadline: Deadline,
   log: Log,
 ): Promise<void> {
-  const { libvirt, monitor } = seen.observation;
-  const { uuid } = seen;
-  if (libvirt.kind === 'state' && uuid !== undefined) {
-    if (wakeFirst) {
-      await guest.virsh.command(['dompmwakeup', uuid], deadline);
-    } else if (monitor.kind === 'status' && monitor.runstate === 'paused') {
-      log.info(`${guest.name}: resuming it, a paused guest cannot shut down`);
-      await guest.virsh.command(['resume', uuid], deadline);
-    }
-    log.info(`${guest.name}: asking it to shut down`);
-    const words = ['shutdown', uuid, ...(mode === undefined ? [] : ['--mode', mode])];
-    await guest.virsh.command(words, deadline);
-  } else if (seen.monitor !== undefined) {
-    log.info(`${guest.name}: libvirt does not answer, asking it to shut down over QMP`);
-    await seen.monitor.execute('system_powerdown', {}, deadline);
+  if (wakeFirst) {
+    await guest.virsh.command(['dompmwakeup', uuid], deadline);
+  } else if (monitor.kind === 'status' && monitor.runstate === 'paused') {
+    log.info(`${guest.name}: resuming it, a paused guest cannot shut down`);
+    await guest.virsh.command(['resume', uuid], deadline);
   }
+  log.info(`${guest.name}: asking it to shut down`);
+  const words = ['shutdown', uuid, ...(mode === undefined ? [] : ['--mode', mode])];
+  await guest.virsh.command(words, deadline);
 }
 
 /** Its qemu is gone, or waits in `shutdown` for a libvirt that does not come. */
-async function hasShutDown(seen: Look, deadline: Deadline): Promise<boolean> {
+async function hasShutDown(seen: Look, way: 'libvirt' | 'qmp', deadline: Deadline): Promise<boolean> {
   if (seen.qemu === undefined || !isAlive(seen.qemu)) {
     return true;
   }
-  if (seen.observation.libvirt.kind === 'state' || seen.monitor === undefined) {
+  if (way === 'libvirt' || seen.monitor === undefined) {
     return false;
   }
   try {
