@@ -37,9 +37,10 @@ export async function act(context: ActionContext, situation: Situation): Promise
       const decision = await decide(context, situation, lock !== undefined);
       const { seen, behaviour, classification } = decision;
       try {
-        if (behaviour.do === 'wait' && !context.deadline.passed()) {
+        // A last look that has no time left would find everybody silent.
+        if (behaviour.do === 'wait' && context.deadline.remaining() > 2 * SETTLE_PAUSE) {
           closeLook(seen);
-          await sleep(Math.min(SETTLE_PAUSE, context.deadline.remaining()));
+          await sleep(SETTLE_PAUSE);
           continue;
         }
         if (changesNothing(behaviour)) {
@@ -142,7 +143,12 @@ function answer(context: ActionContext, decision: Decision): OcfCode {
     case 'refuse':
       throw new OcfFailure(behaviour.code, refusal(behaviour.why, context, decision));
     case 'wait':
-      throw new OcfFailure(behaviour.code, `${seen}; it did not settle in time`);
+      throw new OcfFailure(
+        behaviour.code,
+        behaviour.why === undefined
+          ? `${seen}; it did not settle in time`
+          : refusal(behaviour.why, context, decision),
+      );
     case 'answer':
       if (situation === 'monitor-role-stopped' && classification.state !== 'shut-off') {
         log.warn(`${seen}; the cluster does not expect it here. ${whatToDo(context, decision)}`);

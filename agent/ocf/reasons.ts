@@ -21,8 +21,9 @@ export function refusal(why: Refusal, context: ActionContext, decision: Decision
       return `${action}: ${name} has migrated away, its remains are here: ${reason}. A stop removes them`;
     case 'post-copy':
       return (
-        `${action}: ${name} is in a post-copy migration and lives on two nodes: ${reason}. Let the migration end, ` +
-        'or end it with virsh on the side that is to be given up'
+        `${action}: ${name} is in a post-copy migration and lives on two nodes: ${reason}. Let the migration end; ` +
+        'one that failed can be taken up again with "virsh migrate --postcopy --postcopy-resume", or the guest be ' +
+        'given up with "virsh destroy" on both nodes'
       );
     case 'unfit':
       return `${action}: ${name} is ${state}: ${reason}. It cannot be migrated in this state`;
@@ -47,7 +48,7 @@ export function whatToDo(context: ActionContext, decision: Decision): string {
     case 'faulted':
       return 'The cluster will stop it and start it again';
     case 'post-copy':
-      return 'Let the migration end';
+      return 'Let the migration end; one that failed can be taken up again with "virsh migrate --postcopy-resume"';
     case 'unknown':
       return pid === undefined
         ? 'Look at libvirt on this node'

@@ -34,8 +34,8 @@ export type Behaviour =
   | { readonly do: 'answer'; readonly code: OcfCode }
   /** Change nothing and fail, for a condition that must be ended first by someone else. */
   | { readonly do: 'refuse'; readonly code: OcfCode; readonly why: Refusal }
-  /** Look again until the state is another; `code` is the answer if the deadline comes first. */
-  | { readonly do: 'wait'; readonly code: OcfCode }
+  /** Look again until the state is another; `code` is the answer if the deadline comes first, for the reason `why`. */
+  | { readonly do: 'wait'; readonly code: OcfCode; readonly why?: Refusal }
   /** Boot the guest. */
   | { readonly do: 'boot' }
   /** Migrate the guest to the target that the cluster names. */
@@ -83,6 +83,7 @@ const reported = byDegraded(OCF.DEGRADED, OCF.SUCCESS);
 const stopFirst = refuse('stop-first');
 const elsewhere = refuse('runs-elsewhere');
 const postCopy = refuse('post-copy');
+const untilWhole: Behaviour = { do: 'wait', code: OCF.ERR_GENERIC, why: 'post-copy' };
 const unfit = refuse('unfit');
 const notRunning = refuse('not-running');
 const preserved = refuse('preserved');
@@ -136,8 +137,8 @@ type Row = readonly [Cell, Cell, Cell, Cell, Cell, Cell, Cell];
  * - monitor starts the fencing stage by itself only for what has ended: shut off and crashed.
  * - role Stopped changes nothing, and answers 0 only if the vCPUs are seen running: 0 or 1 makes the cluster stop
  *   the healthy copy too.
- * - stop answers 0 untouched for a preserved guest alone. It refuses in post-copy (the cluster fences the node
- *   then), because to end one side is to lose the guest.
+ * - stop answers 0 untouched for a preserved guest alone. In post-copy it waits for the migration to end, and fails
+ *   if it does not (the cluster fences the node then), because to end one side is to lose the guest.
  * - start leaves a guest that is here as it is. It refuses beside the remains of a guest that migrated away:
  *   with a copy seen running only the image locks would be left between two writers. The stop that follows a
  *   failed start removes the remains.
@@ -153,7 +154,7 @@ const TABLE: { readonly [state in GuestState]: Row } = {
   'paused-by-operator':     [0,     byPause(0, 1),          7,            shutDown,             byPause(0, stopFirst),            byPause(migrate, unfit),  byPause(0, unfit)],
   'incoming':               [7,     7,                      7,            destroy,              wait,                             notRunning,               wait],
   'migrated-away':          [7,     7,                      7,            destroy,              elsewhere,                        0,                        elsewhere],
-  'post-copy':              [1,     1,                      7,            postCopy,             postCopy,                         postCopy,                 postCopy],
+  'post-copy':              [1,     1,                      7,            untilWhole,           postCopy,                         postCopy,                 postCopy],
   'suspended':              [0,     0,                      7,            wakeThenShutDown,     0,                                migrate,                  0],
   'out-of-space':           [0,     bySpace(0, 1),          7,            shutDown,             bySpace(0, stopFirst),            bySpace(migrate, unfit),  bySpace(0, unfit)],
   'faulted':                [1,     quiesce(7, answer(1)),  7,            quiesce(0, destroy),  stopFirst,                        unfit,                    unfit],

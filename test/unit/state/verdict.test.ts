@@ -32,7 +32,7 @@ function inWords(behaviour: Behaviour): string {
     case 'refuse':
       return `refuse ${behaviour.code} ${behaviour.why}`;
     case 'wait':
-      return `wait, else ${behaviour.code}`;
+      return `wait, else ${behaviour.code}${behaviour.why === undefined ? '' : ` ${behaviour.why}`}`;
     case 'shut-down':
       return behaviour.wakeFirst ? 'wake, shut-down' : 'shut-down';
     case 'fence':
@@ -71,7 +71,7 @@ describe('the state table, by the default policy', () => {
       ...['7', '7', '7', 'destroy', 'refuse 1 runs-elsewhere', '0', 'refuse 1 runs-elsewhere'],
     ],
     'post-copy': [
-      ...['1', '1', '7', 'refuse 1 post-copy', 'refuse 1 post-copy', 'refuse 1 post-copy'],
+      ...['1', '1', '7', 'wait, else 1 post-copy', 'refuse 1 post-copy', 'refuse 1 post-copy'],
       'refuse 1 post-copy',
     ],
     suspended: ['0', '0', '7', 'wake, shut-down', '0', 'migrate', '0'],
@@ -221,7 +221,7 @@ describe('whatever the policy', () => {
   test('a stop answers 0 for a preserved guest without doing anything, and for no other', () => {
     for (const state of GUEST_STATES) {
       for (const behaviour of everyPolicy(state, 'stop')) {
-        const idle = behaviour.do === 'answer' || behaviour.do === 'wait' || behaviour.do === 'boot';
+        const idle = behaviour.do === 'answer' || behaviour.do === 'boot';
         assert.equal(idle, state === 'quiesced-failover-safe', `${state}: ${inWords(behaviour)}`);
       }
     }
