@@ -89,8 +89,9 @@ test: setup build ## Run all tests, with guests and clusters in a lab on this ma
 demo: setup build ## Show a guest failing over without fencing, in a lab on this machine (as root)
 	node test/demo/demo.ts
 
-bench: build ## Measure how long the binary takes to start
+bench: setup build ## Measure start-up and monitor beside VirtualDomain's, in a lab on this machine (as root)
 	node test/bench/start-up.ts build/kvmha
+	node test/bench/monitor.ts 30 --json build/bench-monitor.json
 
 lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)
 	node test/lab/lab.ts up --install build/tree
