@@ -1,4 +1,4 @@
-import { type Deadline, sleep } from '../../lib/deadline.ts';
+import { sleep } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { closeLook, imagesOf, type Look, look, quickLook } from '../../lib/guest/look.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
@@ -6,8 +6,9 @@ import { DEFAULT_POLICY } from '../../lib/policy.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
 import { uuidForName } from '../../lib/record/directory.ts';
 import { type DomainLock, lockDomain } from '../../lib/record/lock.ts';
+import { lastingEnvironment, writeResourceRecord } from '../../lib/record/resource-record.ts';
 import { hasRunningRecord, writeRunningRecord } from '../../lib/record/running-record.ts';
-import { type Classification, classify } from '../../lib/state/classify.ts';
+import { type Classification, classify, type GuestState } from '../../lib/state/classify.ts';
 import { type Behaviour, changesNothing, type Situation, verdict } from '../../lib/state/verdict.ts';
 import type { ActionContext } from './context.ts';
 import { preservedWords, refusal, whatToDo } from './reasons.ts';
@@ -18,6 +19,13 @@ export interface Decision {
   readonly seen: Look;
   readonly classification: Classification;
   readonly behaviour: Behaviour;
+}
+
+/** How an action ended. */
+export interface Answer {
+  readonly code: OcfCode;
+  /** What the guest is now. */
+  readonly state: GuestState;
 }
 
 /** Milliseconds between two looks at a guest that is on its way to another state. */
@@ -50,15 +58,14 @@ export async function act(context: ActionContext, situation: Situation): Promise
         if (lock === undefined) {
           // Whoever holds the lock must be able to ask QEMU, which serves one client per monitor.
           closeLook(seen);
-          const key = seen.uuid ?? context.guest.uuid ?? uuidForName(context.guest.name);
-          lock = await lockDomain(key, lockDeadline(context, situation));
+          lock = await lockGuest(context, situation, seen.uuid ?? context.guest.uuid);
           continue;
         }
         context.log.debug(`${context.guest.name}: ${classification.state}, so ${behaviour.do}`);
         const { carryOut } = await import('./carry-out.ts');
-        const code = await carryOut(context, decision);
-        if (code !== undefined) {
-          return code;
+        const answered = await carryOut(context, decision);
+        if (answered !== undefined) {
+          return answered.code;
         }
       } finally {
         closeLook(seen);
@@ -66,6 +73,33 @@ export async function act(context: ActionContext, situation: Situation): Promise
     }
   } finally {
     lock?.release();
+  }
+}
+
+/**
+ * What a monitor does about a guest that must not go on here, done at once by who knows of the fault before the next
+ * monitor. Whatever else a monitor would do about the guest, and what it does where the proof fails, is left to it.
+ *
+ * @throws OcfFailure, or KvmhaError where a step failed
+ */
+export async function quiesceFaulted(context: ActionContext): Promise<Answer> {
+  const lock = await lockGuest(context, 'monitor', context.guest.uuid);
+  try {
+    const decision = await decide(context, 'monitor', true);
+    const { seen, behaviour, classification } = decision;
+    try {
+      const unproved: Answer = { code: OCF.ERR_GENERIC, state: classification.state };
+      if (behaviour.do !== 'quiesce') {
+        return unproved;
+      }
+      const { carryOut } = await import('./carry-out.ts');
+      const otherwise: Behaviour = { do: 'answer', code: unproved.code };
+      return (await carryOut(context, { ...decision, behaviour: { ...behaviour, otherwise } })) ?? unproved;
+    } finally {
+      closeLook(seen);
+    }
+  } finally {
+    lock.release();
   }
 }
 
@@ -97,13 +131,19 @@ export async function policyOrDefault(context: ActionContext) {
 }
 
 /** A stop must have time left to end the guest; what another process does to it ends by its own deadline. */
-function lockDeadline({ deadline }: ActionContext, situation: Situation): Deadline {
-  return situation === 'stop' ? deadline.within(deadline.remaining() / 2) : deadline;
+function lockGuest(
+  { guest, deadline }: ActionContext,
+  situation: Situation,
+  uuid: string | undefined,
+): Promise<DomainLock> {
+  const patience = situation === 'stop' ? deadline.within(deadline.remaining() / 2) : deadline;
+  return lockDomain(uuid ?? uuidForName(guest.name), patience);
 }
 
 /**
- * What a guest ran with here must be known when its process is gone. A probe writes nothing about it, but marks the
- * node anew where a preserved guest is: the cluster forgets the mark when it is stopped on the node.
+ * What a guest ran with here must be known when its process is gone, and as which resource when its QEMU reports a
+ * fault. A probe writes nothing about the guest, but marks the node anew where a preserved one is: the cluster forgets
+ * the mark when it is stopped on the node.
  *
  * A monitor does not mark: the cluster still takes the guest for a healthy one then, cancels the monitor and begins to
  * migrate the guest away. The stop that follows its answer marks.
@@ -124,6 +164,7 @@ async function remember(context: ActionContext, { situation, seen, classificatio
       if (qemu !== undefined) {
         const { pid, startTime } = qemu;
         writeRunningRecord(guest, { qemu: { pid, startTime }, images: imagesOf(qemu) });
+        rememberResource(context, seen.uuid);
       }
     } catch (error) {
       if (!isKvmhaError(error)) {
@@ -132,6 +173,21 @@ async function remember(context: ActionContext, { situation, seen, classificatio
       // The guest runs, and a full /run on this node is no reason to restart it.
       log.warn(`${guest.name}: ${messageOf(error)}`);
     }
+  }
+}
+
+/** For the watcher, which acts for the resource with the parameters that Pacemaker gives it. */
+export function rememberResource({ guest, variables, log }: ActionContext, seen: string | undefined): void {
+  const { name } = guest;
+  const uuid = seen ?? guest.uuid ?? uuidForName(name);
+  try {
+    writeResourceRecord({ name, uuid, environment: lastingEnvironment(variables) });
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    // Faults of the guest are found by the next monitor then.
+    log.warn(`${name}: ${messageOf(error)}`);
   }
 }
 

@@ -10,9 +10,9 @@ import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
 import { saveConfig } from '../../lib/guest/save-config.ts';
 import { shutDown } from '../../lib/guest/shut-down.ts';
 import { Virsh } from '../../lib/libvirt/virsh.ts';
-import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
+import { OCF, OcfFailure } from '../../lib/ocf.ts';
 import type { Behaviour } from '../../lib/state/verdict.ts';
-import { type Decision, policyOrDefault, SETTLE_PAUSE } from './act.ts';
+import { type Answer, type Decision, policyOrDefault, SETTLE_PAUSE } from './act.ts';
 import { type Consent, consentToQuiesce, hindranceToChange, markPreservedHere } from './cluster-consent.ts';
 import type { ActionContext } from './context.ts';
 import { preservedWords, whatToDo } from './reasons.ts';
@@ -28,10 +28,10 @@ const CLUSTER_PATIENCE = 5000;
 /**
  * Does what was decided about a guest. The domain's lock is held, and the decision rests on a look taken under it.
  *
- * @returns the action's exit code, or undefined when the guest must be looked at again to know it
+ * @returns how the action ended, or undefined when the guest must be looked at again to know it
  * @throws OcfFailure, or KvmhaError where a step failed
  */
-export async function carryOut(context: ActionContext, decision: Decision): Promise<OcfCode | undefined> {
+export async function carryOut(context: ActionContext, decision: Decision): Promise<Answer | undefined> {
   const { classification, situation } = decision;
   const { guest, log } = context;
   if (situation === 'monitor') {
@@ -39,7 +39,8 @@ export async function carryOut(context: ActionContext, decision: Decision): Prom
     const hindrance = await hindranceToChange(context, context.deadline.within(CLUSTER_PATIENCE));
     if (hindrance !== undefined) {
       log.exitReason(`${seen}. It is left as it is, because ${hindrance}`);
-      return classification.state === 'shut-off' ? OCF.NOT_RUNNING : OCF.ERR_GENERIC;
+      const code = classification.state === 'shut-off' ? OCF.NOT_RUNNING : OCF.ERR_GENERIC;
+      return { code, state: classification.state };
     }
     log.exitReason(`${seen}. ${whatToDo(context, decision)}`);
   }
@@ -50,17 +51,20 @@ async function carryOutBehaviour(
   context: ActionContext,
   decision: Decision,
   behaviour: Behaviour,
-): Promise<OcfCode | undefined> {
+): Promise<Answer | undefined> {
   const { guest, deadline, log } = context;
+  const { state } = decision.classification;
   switch (behaviour.do) {
     case 'answer':
-      return behaviour.code;
+      return { code: behaviour.code, state };
     case 'fence':
       await fence(guest, decision.seen, deadline, log);
-      return carryOutBehaviour(context, decision, behaviour.then);
+      return behaviour.then.do === 'answer'
+        ? { code: behaviour.then.code, state: 'shut-off' }
+        : carryOutBehaviour(context, decision, behaviour.then);
     case 'destroy':
       await fence(guest, decision.seen, deadline, log);
-      return OCF.SUCCESS;
+      return { code: OCF.SUCCESS, state: 'shut-off' };
     case 'shut-down':
       return endOrWait(context, decision, behaviour.wakeFirst);
     case 'quiesce':
@@ -70,7 +74,7 @@ async function carryOutBehaviour(
       return undefined;
     case 'migrate':
       await migrateAway(context, decision);
-      return OCF.SUCCESS;
+      return { code: OCF.SUCCESS, state: 'shut-off' };
     case 'refuse':
     case 'wait':
       throw new Error(`${behaviour.do} changes nothing`);
@@ -82,7 +86,7 @@ async function endOrWait(
   context: ActionContext,
   decision: Decision,
   wakeFirst: boolean,
-): Promise<OcfCode | undefined> {
+): Promise<Answer | undefined> {
   const { deadline, environment, parameters } = context;
   const { stop } = await policyOrDefault(context);
   const graceful = deadline.reserving(Math.min(stop.forcedEndReserve * 1000, environment.timeout / 2));
@@ -92,7 +96,7 @@ async function endOrWait(
     return undefined;
   }
   await end(context, decision, wakeFirst, graceful);
-  return OCF.SUCCESS;
+  return { code: OCF.SUCCESS, state: 'shut-off' };
 }
 
 /** The graceful way, early enough before the deadline the hard way, and in the end the proof that it is gone. */
@@ -152,7 +156,7 @@ async function quiesceOr(
   context: ActionContext,
   decision: Decision,
   behaviour: Extract<Behaviour, { do: 'quiesce' }>,
-): Promise<OcfCode | undefined> {
+): Promise<Answer | undefined> {
   const { guest, deadline, log } = context;
   const { seen, classification, situation } = decision;
   const reserve = situation === 'stop' ? Math.min(FENCE_RESERVE, deadline.remaining() / 2) : 0;
@@ -163,9 +167,14 @@ async function quiesceOr(
     seen.record !== undefined || seen.uuid === undefined
       ? BEGUN
       : await consentToQuiesce(context, situation, seen.uuid, patience.within(CLUSTER_PATIENCE));
-  if (consent.kind === 'hold') {
-    log.exitReason(`${guest.name} (${fault}) is held, neither running nor quiesced: ${consent.why}`);
-    return OCF.DEGRADED;
+  const { monitor } = seen.observation;
+  const runs = monitor.kind === 'status' && monitor.running;
+  // A guest that a fault has not stopped is not ended for it where that would not help.
+  if (consent.kind === 'hold' || (consent.kind === 'refused' && runs && situation === 'monitor')) {
+    log.exitReason(
+      `${guest.name} (${fault}) is held, ${runs ? 'running and not' : 'neither running nor'} quiesced: ${consent.why}`,
+    );
+    return { code: OCF.DEGRADED, state: classification.state };
   }
   const outcome =
     consent.kind === 'given'
@@ -181,7 +190,7 @@ async function quiesceOr(
         await markPreservedHere(context, fault);
       }
       log.exitReason(preservedWords(context, fault, seen.qemu?.pid));
-      return behaviour.proven;
+      return { code: behaviour.proven, state: 'quiesced-failover-safe' };
     case 'refused':
       log.exitReason(`${guest.name} (${fault}) is not quiesced: ${outcome.reasons.join('; ')}`);
       break;

@@ -20,6 +20,8 @@ import type { Log } from './log.ts';
 /** Everything one action works with. */
 export interface ActionContext {
   readonly environment: OcfEnvironment;
+  /** The environment variables that it was read from. */
+  readonly variables: Readonly<Record<string, string | undefined>>;
   readonly parameters: Parameters;
   readonly guest: Guest;
   /** By when the action must have answered. */
@@ -34,11 +36,42 @@ export interface ActionContext {
 /** Actions that must find a guest even when its configuration is lost: what runs must be seen and stopped. */
 const LENIENT_ACTIONS = ['stop', 'monitor', 'status'];
 
+/** What an action is called with. */
+export type Call = Pick<ActionContext, 'environment' | 'variables' | 'parameters' | 'log'>;
+
+/**
+ * Puts together what an action works with. Nothing is looked at yet but what the guest is called.
+ *
+ * @throws OcfFailure as `identifyGuest` does
+ */
+export async function makeContext(call: Call): Promise<ActionContext> {
+  const { environment, parameters, log } = call;
+  const deadline = actionDeadline(environment);
+  const guest = await identifyGuest(environment, parameters, log);
+  let policy: Promise<Policy> | undefined;
+  let cluster: Promise<ClusterView> | undefined;
+  return {
+    ...call,
+    guest,
+    deadline,
+    policy: () => {
+      policy ??= import('../../lib/policy.ts').then(({ loadPolicy }) => loadPolicy(parameters.policy));
+      return policy;
+    },
+    cluster: (patience) => {
+      cluster ??= import('../../lib/cluster/cluster-view.ts').then(({ readCluster }) =>
+        readCluster(environment.instance, patience, environment.node),
+      );
+      return cluster;
+    },
+  };
+}
+
 /**
  * The moment by which an action answers: earlier than the cluster's timeout, after which no answer is heard and
  * the action is killed.
  */
-export function actionDeadline(environment: OcfEnvironment): Deadline {
+function actionDeadline(environment: OcfEnvironment): Deadline {
   return Deadline.in(environment.timeout).reserving(Math.min(1500, environment.timeout / 10));
 }
 
@@ -48,11 +81,7 @@ export function actionDeadline(environment: OcfEnvironment): Deadline {
  * @throws OcfFailure when its configuration cannot be used: ERR_PERM, ERR_INSTALLED when it is missing, ERR_ARGS when
  *   it is not what it should be on this node
  */
-export async function identifyGuest(
-  environment: OcfEnvironment,
-  parameters: Parameters,
-  log: Log,
-): Promise<Guest> {
+async function identifyGuest(environment: OcfEnvironment, parameters: Parameters, log: Log): Promise<Guest> {
   const identity = await domainIdentity(environment, parameters.config, log);
   return { ...identity, resource: environment.instance, virsh: new Virsh(parameters.hypervisor) };
 }

@@ -1,4 +1,3 @@
-import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import {
@@ -7,10 +6,9 @@ import {
   readParameters,
   refuseProblems,
 } from '../../lib/parameters.ts';
-import type { Policy } from '../../lib/policy.ts';
 import { metadata } from '../built-in.ts';
 import { print, printError } from '../output.ts';
-import { type ActionContext, actionDeadline, identifyGuest } from './context.ts';
+import { type ActionContext, makeContext } from './context.ts';
 import { type OcfEnvironment, readEnvironment } from './environment.ts';
 import { Log } from './log.ts';
 
@@ -71,7 +69,6 @@ export async function runAgent(args: readonly string[]): Promise<OcfCode> {
 
 async function perform(args: readonly string[], load: () => Promise<Action>): Promise<OcfCode> {
   return guarded(args, async (environment, log) => {
-    const deadline = actionDeadline(environment);
     const { parameters, problems } = readParameters(process.env);
     const hindering = problemsForAction(environment.action, problems);
     if (STOPPING.includes(environment.action)) {
@@ -87,26 +84,7 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
     if (environment.action === 'start') {
       refuseProblems(await findLocalProblems(parameters));
     }
-    const guest = await identifyGuest(environment, parameters, log);
-    let policy: Promise<Policy> | undefined;
-    let cluster: Promise<ClusterView> | undefined;
-    const context: ActionContext = {
-      environment,
-      parameters,
-      guest,
-      deadline,
-      log,
-      policy: () => {
-        policy ??= import('../../lib/policy.ts').then(({ loadPolicy }) => loadPolicy(parameters.policy));
-        return policy;
-      },
-      cluster: (patience) => {
-        cluster ??= import('../../lib/cluster/cluster-view.ts').then(({ readCluster }) =>
-          readCluster(environment.instance, patience, environment.node),
-        );
-        return cluster;
-      },
-    };
+    const context = await makeContext({ environment, variables: process.env, parameters, log });
     return (await load())(context);
   });
 }

@@ -5,7 +5,10 @@ import { isAlive, type ProcessIdentity, signalProcess } from '../linux/process.t
 import { syncFile } from '../linux/sync.ts';
 import type { Log } from '../log.ts';
 import { findQemuProcesses } from '../qemu/qemu-process.ts';
+import { uuidForName } from '../record/directory.ts';
 import { removeRecord } from '../record/record.ts';
+import { removeReported } from '../record/reported.ts';
+import { removeResourceRecord } from '../record/resource-record.ts';
 import { type RunImage, readRunningRecord, removeRunningRecord } from '../record/running-record.ts';
 import type { Guest } from './guest.ts';
 import { imagesOf, type Look } from './look.ts';
@@ -34,9 +37,10 @@ export async function fence(guest: Guest, seen: Look, deadline: Deadline, log: L
   await killProcesses(guest, known, deadline, log);
   await syncImages(guest, images, deadline, log);
   removeRunningRecord(guest);
-  if (seen.uuid !== undefined) {
-    removeRecord(seen.uuid);
-  }
+  const uuid = seen.uuid ?? guest.uuid ?? uuidForName(guest.name);
+  removeRecord(uuid);
+  removeReported(uuid);
+  removeResourceRecord(uuid);
   const sockets = socketsOf(guest.name);
   if (sockets !== undefined) {
     rmSync(sockets.agent, { force: true });

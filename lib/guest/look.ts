@@ -12,6 +12,7 @@ import { observeProof } from '../quiesce/observe.ts';
 import type { Proof } from '../quiesce/proof.ts';
 import { isOf, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
 import { type QuiesceRecord, readRecord } from '../record/record.ts';
+import { type Reported, readReported } from '../record/reported.ts';
 import { type RunImage, readRunningRecord } from '../record/running-record.ts';
 import type {
   FailedDevice,
@@ -69,13 +70,17 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
     if (!view.running || (await isInPostCopy(monitor, patience(deadline)))) {
       return undefined;
     }
+    const reported = readReported(socket.uuid ?? '');
+    if (reported?.fault !== undefined) {
+      return undefined;
+    }
     const survivedError = await survivedErrors(monitor, patience(deadline));
     const observation: Observation = {
       libvirt: { kind: 'not-asked' },
       monitor: view,
       process: { kind: 'unknown', why: 'not looked for, because QEMU answers' },
       quiesceBegun: false,
-      ...(survivedError === undefined ? {} : { survivedError }),
+      ...errors(reported, survivedError),
     };
     const none = { qemu: undefined, dying: undefined, monitor: undefined, record: undefined };
     return { observation, uuid: socket.uuid, ...none };
@@ -137,7 +142,7 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
     process: processView,
     quiesceBegun: begun,
     ...(proof === undefined ? {} : { proof }),
-    ...(survivedError === undefined ? {} : { survivedError }),
+    ...errors(uuid === undefined || qemu === undefined ? undefined : reportedOf(uuid), survivedError),
     ...(qemu === undefined || uuid === undefined
       ? {}
       : await migration(guest, uuid, qemu, libvirt.view, monitorView, patience(deadline))),
@@ -372,6 +377,32 @@ function recordOf(uuid: string, qemu: QemuProcess): Recorded {
     }
     throw error;
   }
+}
+
+/** A report that cannot be read is shown, but no reason to end a guest. */
+function reportedOf(uuid: string): ReportedErrors {
+  try {
+    return readReported(uuid);
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return { survived: `something that was reported cannot be read (${messageOf(error)})` };
+    }
+    throw error;
+  }
+}
+
+type ReportedErrors = Pick<Reported, 'fault' | 'survived'> | undefined;
+
+/** What was reported of the guest in events, and what QEMU's counters show. */
+function errors(
+  reported: ReportedErrors,
+  counted: string | undefined,
+): Pick<Observation, 'heldFault' | 'survivedError'> {
+  const survivedError = [reported?.survived, counted].filter((each) => each !== undefined).join('; ');
+  return {
+    ...(reported?.fault === undefined ? {} : { heldFault: reported.fault }),
+    ...(survivedError === '' ? {} : { survivedError }),
+  };
 }
 
 async function quiesceProof(

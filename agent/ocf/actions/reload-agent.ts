@@ -1,6 +1,6 @@
 import { OCF, type OcfCode, OcfFailure } from '../../../lib/ocf.ts';
 import { findLocalProblems, refuseProblems } from '../../../lib/parameters.ts';
-import { act } from '../act.ts';
+import { act, rememberResource } from '../act.ts';
 import type { ActionContext } from '../context.ts';
 import { updateUtilization } from '../utilization.ts';
 import { validateFiles } from './validate-all.ts';
@@ -18,6 +18,7 @@ export async function reloadAgent(context: ActionContext): Promise<OcfCode> {
   if (code !== OCF.SUCCESS && code !== OCF.DEGRADED) {
     throw new OcfFailure(OCF.ERR_GENERIC, `${context.guest.name} does not run by the new parameters`);
   }
+  rememberResource(context, undefined);
   await updateUtilization(context, true);
   return OCF.SUCCESS;
 }
