@@ -1,5 +1,6 @@
 import { Deadline } from './deadline.ts';
 import { KvmhaError } from './error.ts';
+import { killWithChildren } from './linux/process.ts';
 
 export interface Output {
   readonly exitCode: number;
@@ -21,10 +22,11 @@ export interface RunOptions {
 const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
 
 /** Milliseconds after the deadline in which a killed child is reaped. */
-const KILL_GRACE = 500;
+const KILL_GRACE = 200;
 
 /**
- * Runs `program` without a shell, in the C locale, killed (SIGKILL, it may ignore SIGTERM) at the deadline.
+ * Runs `program` without a shell, in the C locale, killed (SIGKILL, it may ignore SIGTERM) at the deadline, and what it
+ * has started with it: a script's child would go on for ever, and keep us waiting for its output.
  *
  * @returns what it printed and its exit code, whatever that is
  * @throws KvmhaError `program-missing` when it could not be started, `deadline` when it was killed at the
@@ -42,13 +44,17 @@ export async function run(program: string, args: readonly string[], options: Run
     stripFinalNewline: false,
     input: options.input ?? '',
     env: { ...options.env, LC_ALL: 'C', LANGUAGE: 'C' },
-    timeout: Math.max(1, Math.ceil(options.deadline.remaining())),
-    killSignal: 'SIGKILL',
     maxBuffer: MAX_OUTPUT_BYTES,
   });
+  let killed = false;
+  const timer = setTimeout(() => {
+    killed = true;
+    killWithChildren(ending.pid);
+  }, options.deadline.remaining());
   // A child in uninterruptible sleep (a sync on storage that hangs) does not even die of SIGKILL.
-  const result = await Deadline.in(options.deadline.remaining() + KILL_GRACE).race(ending, `${what} to end`);
-  if (result.timedOut) {
+  const patience = Deadline.in(options.deadline.remaining() + KILL_GRACE);
+  const result = await patience.race(ending, `${what} to end`).finally(() => clearTimeout(timer));
+  if (killed) {
     throw new KvmhaError('deadline', `${what} did not end in time and was killed`, { cause: result });
   }
   if (result.exitCode === undefined) {

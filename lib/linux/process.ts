@@ -87,6 +87,34 @@ export function signalProcess(identity: ProcessIdentity, signal: NodeJS.Signals)
   }
 }
 
+/**
+ * SIGKILL to a child of ours that has not been reaped, and to all that it has started. Each is stopped before its
+ * children are looked for, so that it starts no more.
+ */
+export function killWithChildren(pid: number | undefined): void {
+  if (pid === undefined || !kill(pid, 'SIGSTOP')) {
+    return;
+  }
+  for (const child of childrenOf(pid)) {
+    killWithChildren(child);
+  }
+  kill(pid, 'SIGKILL');
+}
+
+function childrenOf(pid: number): number[] {
+  const lists = livingThreads(pid).map((thread) => readProc(`/proc/${pid}/task/${thread}/children`) ?? '');
+  return lists.flatMap((list) => list.split(' ').filter(isPid).map(Number));
+}
+
+/** @returns whether it was there and could be sent the signal */
+function kill(pid: number, signal: NodeJS.Signals): boolean {
+  try {
+    return process.kill(pid, signal);
+  } catch {
+    return false;
+  }
+}
+
 /** The argument vector of a process; empty for a zombie or kernel thread, undefined when it is gone. */
 export function readArguments(pid: number): string[] | undefined {
   const text = readProc(`/proc/${pid}/cmdline`);
