@@ -40,7 +40,7 @@ const MAX_XML = 1024 * 1024;
  * @throws LocalObstacle for a managed save; KvmhaError of libvirt, of the file system or `malformed` XML
  */
 export async function boot(guest: Guest, options: BootOptions, deadline: Deadline, log: Log): Promise<void> {
-  await clearDefinition(guest, deadline, log);
+  const defined = await clearDefinition(guest, deadline, log);
   makeSocketDirectories();
   const saved = options.snapshot === undefined ? undefined : savedStatePath(options.snapshot, guest.name);
   if (saved !== undefined && existsSync(saved)) {
@@ -55,7 +55,7 @@ export async function boot(guest: Guest, options: BootOptions, deadline: Deadlin
   if (options.backingfile !== undefined) {
     await makeImage(guest, options, options.backingfile, deadline, log);
   }
-  const path = await preparedXml(guest, options);
+  const path = await preparedXml(guest, options, guest.uuid ?? defined ?? uuidForName(guest.name));
   try {
     log.info(`${guest.name}: starting it from ${options.config}`);
     await guest.virsh.command(['create', path], deadline);
@@ -105,18 +105,20 @@ export async function startResources(
 /**
  * What libvirt itself would start the domain from. A persistent definition stays the operator's: `create` runs
  * beside it, and undefining it is how VirtualDomain came to delete configuration files.
+ *
+ * @returns its uuid, where there is one: libvirt runs another domain of that name only under the same uuid
  */
-async function clearDefinition(guest: Guest, deadline: Deadline, log: Log): Promise<void> {
+async function clearDefinition(guest: Guest, deadline: Deadline, log: Log): Promise<string | undefined> {
   const uuid = guest.uuid ?? (await guest.virsh.uuidOf(guest.name, deadline));
   if (uuid === undefined) {
-    return;
+    return undefined;
   }
   let facts: ReadonlyMap<string, string>;
   try {
     facts = await guest.virsh.information(uuid, deadline);
   } catch (error) {
     if (isKvmhaError(error, 'no-domain')) {
-      return;
+      return undefined;
     }
     throw error;
   }
@@ -137,12 +139,12 @@ async function clearDefinition(guest: Guest, deadline: Deadline, log: Log): Prom
         `remove it with "virsh undefine ${guest.name}" once ${guest.name}'s configuration is saved elsewhere`,
     );
   }
+  return uuid;
 }
 
 /** The XML for `virsh create`, in a file: it may hold passwords, so root alone can read it. */
-async function preparedXml(guest: Guest, options: BootOptions): Promise<string> {
+async function preparedXml(guest: Guest, options: BootOptions, uuid: string): Promise<string> {
   const { text } = await readTextFile(options.config, MAX_XML);
-  const uuid = guest.uuid ?? uuidForName(guest.name);
   const sockets = socketsOf(guest.name);
   if (sockets === undefined) {
     throw new KvmhaError('malformed', `the name "${guest.name}" is too long for the path of a QMP socket`);
