@@ -15,10 +15,19 @@ export async function reloadAgent(context: ActionContext): Promise<OcfCode> {
   // The cluster stops a guest with the parameters of its last successful start, probe or reload: new ones that do
   // not find it must not take their place.
   const code = await act(context, 'probe');
-  if (code !== OCF.SUCCESS && code !== OCF.DEGRADED) {
-    throw new OcfFailure(OCF.ERR_GENERIC, `${context.guest.name} does not run by the new parameters`);
+  if ((code !== OCF.SUCCESS && code !== OCF.DEGRADED) || (await isUnknownToLibvirt(context))) {
+    throw new OcfFailure(
+      OCF.ERR_GENERIC,
+      `${context.guest.name} does not run by the new parameters, it must be restarted`,
+    );
   }
   rememberResource(context, undefined);
   await updateUtilization(context, true);
   return OCF.SUCCESS;
+}
+
+/** Its own monitor tells that a guest runs, also to one who asks another libvirt for it. */
+async function isUnknownToLibvirt({ guest, deadline }: ActionContext): Promise<boolean> {
+  const uuid = guest.uuid ?? (await guest.virsh.uuidOf(guest.name, deadline));
+  return uuid === undefined || (await guest.virsh.look(uuid, deadline)).kind === 'no-domain';
 }
