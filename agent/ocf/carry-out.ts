@@ -125,7 +125,10 @@ async function end(
   const now = await look(guest, deadline);
   now.monitor?.close();
   const stillThere = now.qemu !== undefined;
-  if (stillThere && !parameters.force_stop) {
+  const { monitor } = now.observation;
+  // Its qemu then waits for libvirt to end it, which libvirt does not while it is dead or hangs.
+  const hasShutDown = monitor.kind === 'status' && monitor.runstate === 'shutdown';
+  if (stillThere && !hasShutDown && !parameters.force_stop) {
     log.warn(`${guest.name}: it has not shut down in time, ending it`);
   }
   await fence(guest, stillThere ? now : { ...now, uuid: now.uuid ?? uuid }, deadline, log);
