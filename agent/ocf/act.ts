@@ -117,7 +117,23 @@ async function decide(context: ActionContext, situation: Situation, locked: bool
     outOfSpace,
     degraded: monitor.degraded,
   });
+  if (situation === 'monitor-role-stopped' && isSuccess(behaviour) && (await arrivesHere(context))) {
+    return { situation, seen, classification, behaviour: { do: 'answer', code: OCF.NOT_RUNNING } };
+  }
   return { situation, seen, classification, behaviour };
+}
+
+function isSuccess(behaviour: Behaviour): boolean {
+  return behaviour.do === 'answer' && behaviour.code === OCF.SUCCESS;
+}
+
+/**
+ * Pacemaker does not always cancel a monitor for role Stopped before a guest is migrated to its node, and takes "it
+ * runs" for a failure then: it stops the guest on both nodes and starts it anew.
+ */
+async function arrivesHere(context: ActionContext): Promise<boolean> {
+  const { isBeingMoved } = await import('./cluster-consent.ts');
+  return isBeingMoved(context, context.deadline.within(context.deadline.remaining() / 2));
 }
 
 /** A policy file that cannot be used must not keep a guest from being monitored or stopped. */
@@ -206,8 +222,10 @@ function answer(context: ActionContext, decision: Decision): OcfCode {
           : refusal(behaviour.why, context, decision),
       );
     case 'answer':
-      if (situation === 'monitor-role-stopped' && classification.state !== 'shut-off') {
-        log.warn(`${seen}; the cluster does not expect it here. ${whatToDo(context, decision)}`);
+      if (situation === 'monitor-role-stopped') {
+        if (isOddWhereStopped(decision)) {
+          log.warn(`${seen}; the cluster does not expect it here. ${whatToDo(context, decision)}`);
+        }
       } else if (isFailure(behaviour.code, situation)) {
         log.exitReason(
           classification.state === 'quiesced-failover-safe'
@@ -222,6 +240,20 @@ function answer(context: ActionContext, decision: Decision): OcfCode {
       throw new Error(`${behaviour.do} is not an answer`);
   }
 }
+
+/** On an idle node a guest is expected to be absent, preserved or about to arrive. */
+function isOddWhereStopped({ behaviour, classification }: Decision): boolean {
+  return isSuccess(behaviour) || !WHERE_STOPPED.includes(classification.state);
+}
+
+const WHERE_STOPPED: readonly GuestState[] = [
+  'running',
+  'degraded',
+  'incoming',
+  'migrated-away',
+  'quiesced-failover-safe',
+  'shut-off',
+];
 
 /** A probe that finds nothing running is no failure; a recurring monitor that does is one. */
 function isFailure(code: OcfCode, situation: Situation): boolean {

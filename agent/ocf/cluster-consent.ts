@@ -73,6 +73,15 @@ export async function consentToQuiesce(
     : { kind: 'given', withdraw: answer.withdraw };
 }
 
+/** Whether the cluster is starting or migrating the guest at this moment, or does not tell. */
+export async function isBeingMoved(context: ActionContext, deadline: Deadline): Promise<boolean> {
+  const view = await context.cluster(deadline);
+  return view.kind === 'silent' || (view.kind === 'cluster' && MOVING.includes(view.resource?.role ?? ''));
+}
+
+/** As crm_mon names the roles of a resource with a pending operation (native_pending_state in lib/pengine/native.c). */
+const MOVING: readonly string[] = ['Starting', 'Migrating'];
+
 /** An agent that is called by hand, where there is no cluster, is not asked to help one. */
 async function noHelp(
   { environment }: ActionContext,
