@@ -9,6 +9,7 @@ import { migrationTarget } from '../../lib/guest/migration-target.ts';
 import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
 import { saveConfig } from '../../lib/guest/save-config.ts';
 import { shutDown } from '../../lib/guest/shut-down.ts';
+import type { JournalEntry } from '../../lib/journal.ts';
 import { Virsh } from '../../lib/libvirt/virsh.ts';
 import { OCF, OcfFailure } from '../../lib/ocf.ts';
 import type { Behaviour } from '../../lib/state/verdict.ts';
@@ -44,7 +45,33 @@ export async function carryOut(context: ActionContext, decision: Decision): Prom
     }
     log.exitReason(`${seen}. ${whatToDo(context, decision)}`);
   }
-  return carryOutBehaviour(context, decision, decision.behaviour);
+  const { behaviour } = decision;
+  const begun = performance.now();
+  const record = (outcome: { readonly [detail: string]: unknown }) => {
+    const milliseconds = Math.round(performance.now() - begun);
+    write(context, decision, { what: 'done', action: behaviour.do, ...outcome, milliseconds });
+  };
+  try {
+    const answered = await carryOutBehaviour(context, decision, behaviour);
+    if (answered !== undefined || behaviour.do === 'boot') {
+      record({ outcome: answered?.state ?? 'started' });
+    }
+    return answered;
+  } catch (error) {
+    record({ failure: messageOf(error) });
+    throw error;
+  }
+}
+
+/** Writes into the journal what was done about a guest, and why. */
+function write(
+  { guest, journal }: ActionContext,
+  { seen, situation, classification }: Decision,
+  more: Pick<JournalEntry, 'what'> & { readonly [detail: string]: unknown },
+): void {
+  const { name, resource } = guest;
+  const { state, fault } = classification;
+  journal.record({ guest: name, uuid: seen.uuid ?? guest.uuid, resource, situation, state, fault, ...more });
 }
 
 async function carryOutBehaviour(
@@ -174,6 +201,7 @@ async function quiesceOr(
   const runs = monitor.kind === 'status' && monitor.running;
   // A guest that a fault has not stopped is not ended for it where that would not help.
   if (consent.kind === 'hold' || (consent.kind === 'refused' && runs && situation === 'monitor')) {
+    write(context, decision, { what: 'decided', action: 'quiesce', held: consent.why });
     log.exitReason(
       `${guest.name} (${fault}) is held, ${runs ? 'running and not' : 'neither running nor'} quiesced: ${consent.why}`,
     );
@@ -192,12 +220,20 @@ async function quiesceOr(
       if (situation === 'stop') {
         await markPreservedHere(context, fault);
       }
+      write(context, decision, { what: 'proved', proof: outcome.proof });
       log.exitReason(preservedWords(context, fault, seen.qemu?.pid));
       return { code: behaviour.proven, state: 'quiesced-failover-safe' };
     case 'refused':
+      write(context, decision, { what: 'done', action: 'quiesce', failure: outcome.reasons.join('; ') });
       log.exitReason(`${guest.name} (${fault}) is not quiesced: ${outcome.reasons.join('; ')}`);
       break;
     case 'failed':
+      write(context, decision, {
+        what: 'done',
+        action: 'quiesce',
+        failure: outcome.reason,
+        step: outcome.step,
+      });
       log.exitReason(
         `${guest.name} (${fault}) could not be made failover-safe, ${outcome.step} failed: ${outcome.reason}` +
           (outcome.undone ? '; what was done is undone' : ''),

@@ -4,6 +4,7 @@ import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import { Deadline } from '../../lib/deadline.ts';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
+import type { Journal } from '../../lib/journal.ts';
 import {
   type DomainIdentity,
   domainIdentityOf,
@@ -27,6 +28,8 @@ export interface ActionContext {
   /** By when the action must have answered. */
   readonly deadline: Deadline;
   readonly log: Log;
+  /** Where it is kept what was done about the guest. */
+  readonly journal: Journal;
   /** The policy file's content, read when it is first needed. */
   policy(): Promise<Policy>;
   /** What the cluster's state was when it was first asked for. */
@@ -37,7 +40,7 @@ export interface ActionContext {
 const LENIENT_ACTIONS = ['stop', 'monitor', 'status'];
 
 /** What an action is called with. */
-export type Call = Pick<ActionContext, 'environment' | 'variables' | 'parameters' | 'log'>;
+export type Call = Pick<ActionContext, 'environment' | 'variables' | 'parameters' | 'log' | 'journal'>;
 
 /**
  * Puts together what an action works with. Nothing is looked at yet but what the guest is called.

@@ -1,4 +1,5 @@
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
+import { Journal } from '../../lib/journal.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import {
   findLocalProblems,
@@ -84,8 +85,13 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
     if (environment.action === 'start') {
       refuseProblems(await findLocalProblems(parameters));
     }
-    const context = await makeContext({ environment, variables: process.env, parameters, log });
-    return (await load())(context);
+    const journal = new Journal('agent', log);
+    const context = await makeContext({ environment, variables: process.env, parameters, log, journal });
+    try {
+      return await (await load())(context);
+    } finally {
+      await journal.settled();
+    }
   });
 }
 
