@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs';
+import { isLost } from '../../lib/cluster/membership.ts';
 import { type Deadline, sleep } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { boot, LocalObstacle, savedStatePath, startResources } from '../../lib/guest/boot.ts';
@@ -293,7 +294,12 @@ async function migrateAway(context: ActionContext, { seen }: Decision): Promise<
   if (parameters.start_resources) {
     await startResources(new Virsh(target.remoteUri), parameters.config, deadline, log);
   }
-  const options = { ...target, downtime: parameters.migration_downtime, speed: parameters.migration_speed };
+  const options = {
+    ...target,
+    downtime: parameters.migration_downtime,
+    speed: parameters.migration_speed,
+    isTargetLost: async (patience: Deadline) => environment.inCluster && (await isLost(node, patience)),
+  };
   closeLook(seen);
   const left = await migrate(guest, seen.uuid, seen.qemu, options, deadline, log);
   // libvirt has ended the qemu here, as a rule, and its writes went to the storage with the hand-over.

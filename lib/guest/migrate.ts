@@ -1,3 +1,4 @@
+import { setTimeout as pause } from 'node:timers/promises';
 import { type Deadline, sleep } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { Virsh } from '../libvirt/virsh.ts';
@@ -20,6 +21,8 @@ export interface MigrationOptions {
   readonly downtime: number;
   /** MiB/s; 0 leaves libvirt's setting. */
   readonly speed: number;
+  /** Whether the target cannot be reached any more, asked every now and then while the migration goes on. */
+  readonly isTargetLost: (deadline: Deadline) => Promise<boolean>;
 }
 
 /** Milliseconds kept for cancelling a migration that does not end, and for finding out where the guest is. */
@@ -28,6 +31,8 @@ const CANCEL_RESERVE = 15_000;
 const PATIENCE = 5000;
 /** Milliseconds between two looks at both sides. */
 const PAUSE = 500;
+/** Milliseconds between two looks at whether the target is lost. */
+const LOSS_PAUSE = 2000;
 
 /**
  * Migrates a running guest to another node. However the migration ends, the guest runs on exactly one side, as far
@@ -57,8 +62,14 @@ export async function migrate(
   writeRunningRecord(guest, record);
   const reserve = Math.min(CANCEL_RESERVE, deadline.remaining() / 2);
   log.info(`${guest.name}: migrating it to ${options.remoteUri}`);
+  const patience = deadline.reserving(reserve);
   try {
-    await guest.virsh.command(migrateWords(uuid, options), deadline.reserving(reserve));
+    // virsh is not waited for once the target is lost, but goes on until this process ends: it may still have to tell
+    // libvirt here that the migration has failed.
+    await Promise.race([
+      guest.virsh.command(migrateWords(uuid, options), patience),
+      lossOfTarget(options, patience),
+    ]);
   } catch (error) {
     if (!isKvmhaError(error)) {
       throw error;
@@ -75,6 +86,23 @@ export async function migrate(
     );
   }
   return left;
+}
+
+/**
+ * Rejects when the target is lost. Without it a migration to a node that was cut off ends only with the operation's
+ * timeout (libvirt watches the connection to the other libvirt, but not QEMU's), and until it ends the cluster neither
+ * fences that node nor starts its guests elsewhere.
+ */
+async function lossOfTarget(
+  { isTargetLost, remoteUri }: MigrationOptions,
+  deadline: Deadline,
+): Promise<never> {
+  for (;;) {
+    await pause(LOSS_PAUSE, undefined, { ref: false });
+    if (await isTargetLost(deadline.within(PATIENCE))) {
+      throw new KvmhaError('unreachable', `the cluster has lost the node of ${remoteUri}`);
+    }
+  }
 }
 
 /** The words of `virsh migrate`. */
