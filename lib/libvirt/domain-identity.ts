@@ -9,7 +9,7 @@ export interface DomainIdentity {
   readonly uuid: string | undefined;
 }
 
-/** What a cache file remembers: the identity, and which state of which file it was read from. */
+/** What a cache file remembers: the identity, and which state of which file it was read from (or UNSETTLED). */
 interface Entry extends DomainIdentity {
   readonly path: string;
   readonly stamp: string;
@@ -23,10 +23,14 @@ const MAX_CACHE_BYTES = 16 * 1024;
  */
 const SETTLED_AFTER_MS = 3000;
 
+/** The stamp of no file: the entry is only to be remembered when the file is lost. */
+const UNSETTLED = '';
+
 /**
  * The identity of the guest whose domain XML is at `path`, without loading the XML library if the file is the
  * one (by device, inode, size, time of modification and of change) that the cache file describes. Otherwise
- * the XML is read, and the cache file replaced (atomically, mode 0600). A cache file that is missing, damaged
+ * the XML is read, and the cache file replaced (atomically, mode 0600). Until the file has settled, the cache file only
+ * serves `lastDomainIdentityOf`. A cache file that is missing, damaged
  * or writable for others is ignored, and that it cannot be written is no failure.
  *
  * @param cachePath a file of its own for each resource, in an existing directory of root's
@@ -40,8 +44,9 @@ export async function domainIdentityOf(path: string, cachePath: string): Promise
   const { readDomainXml } = await import('./domain-xml.ts');
   const { name, uuid } = await readDomainXml(path);
   const after = await stampOf(path);
-  if (after.text === stamp.text && Date.now() - after.changedMs > SETTLED_AFTER_MS) {
-    await writeCache(cachePath, { path, stamp: after.text, name, uuid });
+  const isSettled = after.text === stamp.text && Date.now() - after.changedMs > SETTLED_AFTER_MS;
+  if (isSettled || cached?.name !== name || cached.uuid !== uuid) {
+    await writeCache(cachePath, { path, stamp: isSettled ? after.text : UNSETTLED, name, uuid });
   }
   return { name, uuid };
 }
