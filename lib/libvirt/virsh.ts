@@ -136,12 +136,16 @@ export class LibvirtMonitor implements Monitor {
   }
 }
 
+/** More of its words than anybody reads: of XML that it does not accept, virsh shows the line. */
+const MAX_WORDS = 600;
+
 /** virsh exits 1 for every failure and says the kind in words only (C locale). */
 function failureOf(words: readonly string[], output: Output): KvmhaError {
   const said = output.stderr
     .replace(/^error: /gm, '')
     .replace(/\s+/g, ' ')
-    .trim();
+    .trim()
+    .slice(0, MAX_WORDS);
   const message = `virsh ${words[0] ?? ''}: ${said === '' ? `exited ${output.exitCode}` : said}`;
   if (
     /failed to connect to the hypervisor|Failed to connect socket|Cannot recv data|End of file while/i.test(
