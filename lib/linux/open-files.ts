@@ -60,12 +60,40 @@ export function openedAt(pid: number, path: string): { readonly size: number; re
   }
 }
 
+/** A descriptor that a disk image could be open through. */
+export interface StorageDescriptor {
+  readonly path: string;
+  /** For people: "file descriptor 13 on a block device". */
+  readonly seen: string;
+}
+
+/**
+ * Whatever process `pid` has open as images are: block devices in any way, and regular files for reading and writing.
+ *
+ * @throws KvmhaError `file` when /proc cannot be read
+ */
+export function openStorage(pid: number): StorageDescriptor[] {
+  try {
+    return descriptors(pid).flatMap(({ number, target, stats, readsAndWrites }) => {
+      if (stats.isBlockDevice()) {
+        return [{ path: target, seen: `file descriptor ${number} on a block device` }];
+      }
+      return stats.isFile() && readsAndWrites
+        ? [{ path: target, seen: `file descriptor ${number}, open for reading and writing` }]
+        : [];
+    });
+  } catch (error) {
+    throw new KvmhaError('file', `the open files of process ${pid}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
 interface Descriptor {
   readonly number: string;
   readonly target: string;
   readonly stats: Stats;
   readonly size: number;
   readonly writable: boolean;
+  readonly readsAndWrites: boolean;
   /** The lock taken through it, as fdinfo prints it. */
   readonly lock: string | undefined;
 }
@@ -76,10 +104,20 @@ function descriptors(pid: number): Descriptor[] {
     try {
       const stats = statSync(link);
       const info = readFileSync(`/proc/${pid}/fdinfo/${number}`, 'utf8');
-      // O_ACCMODE is 3 and O_RDONLY is 0 (fcntl.h); fdinfo prints the flags in octal.
-      const writable = (Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '2', 8) & 3) !== 0;
+      // O_ACCMODE is 3, O_RDONLY 0, O_WRONLY 1 and O_RDWR 2 (fcntl.h); fdinfo prints the flags in octal.
+      const mode = Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '2', 8) & 3;
       const lock = /^lock:\s*(.*)$/m.exec(info)?.[1];
-      return [{ number, target: readlinkSync(link), stats, size: stats.size, writable, lock }];
+      return [
+        {
+          number,
+          target: readlinkSync(link),
+          stats,
+          size: stats.size,
+          writable: mode !== 0,
+          readsAndWrites: mode === 2,
+          lock,
+        },
+      ];
     } catch (error) {
       if (errnoOf(error) === 'ENOENT') {
         return []; // closed between the listing and the look

@@ -123,7 +123,7 @@ export const OBJECTS: ReadonlySet<string> = new Set([
   'authz-simple',
 ]);
 
-/** `-netdev` types whose host side stops with the vCPUs or forwards only what the guest sent. */
+/** Network backends whose host side stops with the vCPUs or forwards only what the guest sent. */
 export const NET_BACKENDS: ReadonlySet<string> = new Set(['tap', 'bridge', 'user', 'hubport']);
 
 /** Block drivers of the nodes that a disk may consist of. */

@@ -36,8 +36,10 @@ export interface Medium {
 /** How one guest is made failover-safe. */
 export interface Plan {
   readonly media: readonly Medium[];
-  /** Ids of the guest's network interfaces, for `set_link`. */
+  /** Names of the guest's network interfaces, for `set_link`. */
   readonly interfaces: readonly string[];
+  /** Files or folders of the guest's memory, which qemu keeps open. */
+  readonly memory: readonly string[];
   /** The command of this QEMU that makes block nodes inactive. */
   readonly inactivate: Inactivation;
 }
@@ -71,7 +73,7 @@ export function assess(
       : refusedMedia),
     ...refusedDevices(inspection),
     ...refusedOptions(inspection),
-    ...refusedInterfaces(inspection),
+    ...refusedNetwork(inspection),
     ...refusedMemory(inspection, fileSystemOf),
     ...(refusedMedia.length === 0 ? refusedNodes(inspection, media) : []),
     ...inspection.jobs.map((job) => `the job ${job} is not finished`),
@@ -83,7 +85,15 @@ export function assess(
   ];
   return inactivate === undefined || reasons.length > 0
     ? { kind: 'refused', reasons }
-    : { kind: 'plan', plan: { media, interfaces: inspection.interfaces.map(({ id }) => id), inactivate } };
+    : {
+        kind: 'plan',
+        plan: {
+          media,
+          interfaces: interfacesOf(inspection),
+          memory: inspection.memoryFiles.map(({ path }) => path),
+          inactivate,
+        },
+      };
 }
 
 /** blockdev-set-active is there from QEMU 10 on (or backported); before it, the Xen command does the same. */
@@ -272,11 +282,6 @@ function refusedOptions(inspection: Inspection): string[] {
     if (!OPTIONS.has(name)) {
       return [`qemu was started with -${name}, which is not on the list of options known to be safe`];
     }
-    if ((name === 'netdev' || (name === 'nic' && value !== 'none')) && !NET_BACKENDS.has(typeOf(value))) {
-      return [
-        `a network interface uses -${name} ${typeOf(value)}, which may go on after the vCPUs have stopped`,
-      ];
-    }
     const property = UNPROVED_DEVICE_PROPERTIES.find((each) => value?.includes(each));
     if (name === 'device' && property !== undefined) {
       return [`a device has the property ${property}, with which nobody has shown that media can be moved`];
@@ -285,17 +290,12 @@ function refusedOptions(inspection: Inspection): string[] {
   });
 }
 
-/** The `type` of an option value in either syntax: `{"type":"tap",...}` or `tap,...`. */
-function typeOf(value: string | undefined): string {
-  const json = /^\s*\{/.test(value ?? '') ? /"type"\s*:\s*"([^"]*)"/.exec(value ?? '')?.[1] : undefined;
-  return json ?? (value ?? '').split(',')[0] ?? '';
-}
-
 function refusedMemory(inspection: Inspection, fileSystemOf: (path: string) => number | undefined): string[] {
-  return inspection.sharedMemoryFiles
-    .filter((path) => !SHARED_MEMORY_FILE_SYSTEMS.has(fileSystemOf(path) ?? 0))
+  return inspection.memoryFiles
+    .filter(({ path, shared }) => shared && !SHARED_MEMORY_FILE_SYSTEMS.has(fileSystemOf(path) ?? 0))
     .map(
-      (path) => `the guest's memory is shared through the file ${path}, which is not on a memory file system`,
+      ({ path }) =>
+        `the guest's memory is shared through the file ${path}, which is not on a memory file system`,
     );
 }
 
@@ -313,18 +313,15 @@ function refusedNodes(inspection: Inspection, media: readonly Medium[]): string[
     .map((node) => `block node ${node.name} (${node.filename}) would stay open in qemu`);
 }
 
-/** An interface added since the start may have any backend. */
-function refusedInterfaces({ interfaces, commandLine }: Inspection): string[] {
-  const given = commandLine.options.filter(({ name }) => name === 'netdev').map(({ value }) => idOf(value));
-  return interfaces
-    .filter(({ netdev }) => netdev !== '' && !given.includes(netdev))
+function refusedNetwork({ network }: Inspection): string[] {
+  return network
+    .filter(({ type }) => type !== 'nic' && !NET_BACKENDS.has(type))
     .map(
-      ({ id, netdev }) =>
-        `network interface ${id} uses ${netdev}, which is not on qemu's command line (a hot-plug since the start)`,
+      ({ name, type }) =>
+        `network backend ${name} is a ${type}, which may go on after the vCPUs have stopped`,
     );
 }
 
-/** The `id` of an option value in either syntax. */
-function idOf(value: string | undefined): string | undefined {
-  return /"id"\s*:\s*"([^"]*)"/.exec(value ?? '')?.[1] ?? /(?:^|,)id=([^,]*)/.exec(value ?? '')?.[1];
+function interfacesOf({ network }: Inspection): string[] {
+  return network.filter(({ type }) => type === 'nic').map(({ name }) => name);
 }

@@ -60,6 +60,20 @@ export interface QomChild {
   readonly type: string;
 }
 
+/** What a memory-backend-file object uses. */
+export interface MemoryFile {
+  /** The file, or the folder of a file that has no name. */
+  readonly path: string;
+  /** Whether what the guest writes to its memory is written to the file. */
+  readonly shared: boolean;
+}
+
+/** An end of a network connection within QEMU. */
+export interface NetworkClient {
+  readonly name: string;
+  readonly type: string;
+}
+
 /** Everything about one qemu that decides whether its guest can be made failover-safe. Plain data. */
 export interface Inspection {
   readonly commandLine: CommandLine;
@@ -78,10 +92,10 @@ export interface Inspection {
   readonly peripherals: readonly QomChild[];
   /** Objects made by -object and object-add, and the memory backends of the machine. */
   readonly objects: readonly QomChild[];
-  /** Network interfaces and the backend that each uses; empty for none. */
-  readonly interfaces: readonly { readonly id: string; readonly netdev: string }[];
-  /** Memory backends whose memory is shared with whoever opens the same file. */
-  readonly sharedMemoryFiles: readonly string[];
+  /** The guest's network interfaces (type `nic`) and their backends (tap, user, ...). */
+  readonly network: readonly NetworkClient[];
+  /** Files or folders of the guest's memory. */
+  readonly memoryFiles: readonly MemoryFile[];
 }
 
 /**
@@ -102,7 +116,6 @@ export async function inspect(
     list(await ask('query-commands'), 'query-commands').map((entry) => text(entry, 'name')),
   );
   const objects = await children('/objects');
-  const named = await children('/machine/peripheral');
   return {
     commandLine: parseCommandLine(argv),
     commands,
@@ -112,10 +125,13 @@ export async function inspect(
     jobs: await jobs(monitor, deadline),
     exports: list(await ask('query-block-exports'), 'query-block-exports').map((entry) => text(entry, 'id')),
     migration: migrationStatus(await ask('query-migrate')),
-    peripherals: [...named, ...(await children('/machine/peripheral-anon'))],
+    peripherals: [
+      ...(await children('/machine/peripheral')),
+      ...(await children('/machine/peripheral-anon')),
+    ],
     objects,
-    interfaces: await interfaces(named, monitor, deadline),
-    sharedMemoryFiles: await sharedMemoryFiles(objects, monitor, deadline),
+    network: network(await ask('human-monitor-command', { 'command-line': 'info network' })),
+    memoryFiles: await memoryFiles(objects, monitor, deadline),
   };
 }
 
@@ -259,34 +275,33 @@ function migrationStatus(answer: Json): string | undefined {
   return typeof status === 'string' ? status : undefined;
 }
 
-async function interfaces(
-  peripherals: readonly QomChild[],
-  monitor: Monitor,
-  deadline: Deadline,
-): Promise<{ id: string; netdev: string }[]> {
-  const found: { id: string; netdev: string }[] = [];
-  for (const { id } of peripherals.filter(({ type }) => NETWORK_INTERFACE.test(type))) {
-    found.push({ id, netdev: await property(`/machine/peripheral/${id}`, 'netdev', monitor, deadline) });
+/** There is no QMP command for this. A line for people: "net0: index=0,type=nic,model=virtio-net-pci,...". */
+function network(answer: Json): NetworkClient[] {
+  if (typeof answer !== 'string') {
+    throw new KvmhaError('protocol', 'info network: the answer is not text');
   }
-  return found;
+  return answer.split('\n').flatMap((line) => {
+    const match = /([^\s:]+): index=\d+,type=([^\s,]+)/.exec(line);
+    return match?.[1] === undefined || match[2] === undefined ? [] : [{ name: match[1], type: match[2] }];
+  });
 }
 
-const NETWORK_INTERFACE = /^(virtio-net-|e1000|igb$|rtl8139$|ne2k_pci$|pcnet$|vmxnet3$)/;
-
-async function sharedMemoryFiles(
+async function memoryFiles(
   objects: readonly QomChild[],
   monitor: Monitor,
   deadline: Deadline,
-): Promise<string[]> {
-  const paths: string[] = [];
+): Promise<MemoryFile[]> {
+  const files: MemoryFile[] = [];
   for (const object of objects.filter(({ type }) => type === 'memory-backend-file')) {
-    const path = `/objects/${object.id}`;
-    const share = await monitor.execute('qom-get', { path, property: 'share' }, deadline);
-    if (share !== false) {
-      paths.push(String(await monitor.execute('qom-get', { path, property: 'mem-path' }, deadline)));
+    const backend = `/objects/${object.id}`;
+    const share = await monitor.execute('qom-get', { path: backend, property: 'share' }, deadline);
+    const path = await property(backend, 'mem-path', monitor, deadline);
+    if (!path.startsWith('/')) {
+      throw new KvmhaError('malformed', `memory backend ${object.id} has no absolute path: "${path}"`);
     }
+    files.push({ path, shared: share !== false });
   }
-  return paths;
+  return files;
 }
 
 /** `qom-list` names a child's type as `child<TYPE>`; other properties are no children. */

@@ -1,7 +1,7 @@
 import { lstatSync } from 'node:fs';
 import { type Deadline, sleep } from '../deadline.ts';
 import { errnoOf, messageOf } from '../error.ts';
-import { holdsOf, openedAt } from '../linux/open-files.ts';
+import { holdsOf, openedAt, openStorage } from '../linux/open-files.ts';
 import { isAlive, processorTime, readStat } from '../linux/process.ts';
 import { isObject, type Monitor } from '../qemu/qmp.ts';
 import type { QuiesceRecord } from '../record/record.ts';
@@ -165,10 +165,16 @@ function nodesReleased(record: QuiesceRecord, nodes: readonly BlockNode[]): Find
 
 function imagesReleased(record: QuiesceRecord): Finding {
   const images = record.media.flatMap((medium) => medium.images);
-  const [first] = holdsOf(record.qemu.pid, images);
-  return first === undefined
+  const [hold] = holdsOf(record.qemu.pid, images);
+  if (hold !== undefined) {
+    return no(`process ${record.qemu.pid} holds ${hold.file.path}: ${hold.seen}`);
+  }
+  // Whatever else is open as an image would be, by whatever way it came to be.
+  const known = ['/memfd:', ...record.memory, ...record.media.map(({ sentinel }) => sentinel.path)];
+  const other = openStorage(record.qemu.pid).find(({ path }) => !known.some((each) => path.startsWith(each)));
+  return other === undefined
     ? yes(`process ${record.qemu.pid} has no descriptor, lock or mapping of ${imageNames(record)}`)
-    : no(`process ${record.qemu.pid} holds ${first.file.path}: ${first.seen}`);
+    : no(`process ${record.qemu.pid} holds ${other.path}: ${other.seen}`);
 }
 
 async function resumeBlocked(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {

@@ -363,6 +363,7 @@ class Sequence {
         };
       }),
       interfaces: plan.interfaces,
+      memory: plan.memory,
       inactivate: plan.inactivate,
       durable: false,
     };

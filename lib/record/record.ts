@@ -32,8 +32,10 @@ export interface QuiesceRecord {
   readonly begun: string;
   /** Every image that qemu had open when the sequence began. */
   readonly media: readonly RecordedMedium[];
-  /** Ids of the guest's network interfaces. */
+  /** Names of the guest's network interfaces. */
   readonly interfaces: readonly string[];
+  /** Files or folders of the guest's memory, which qemu keeps open. */
+  readonly memory: readonly string[];
   readonly inactivate: Inactivation;
   /**
    * Every write the guest was told is durable is on the storage: QEMU flushed each image and took it read-only
@@ -135,6 +137,8 @@ function isRecord(value: unknown): value is QuiesceRecord {
     typeof record.qemu?.pid === 'number' &&
     typeof record.qemu.startTime === 'number' &&
     typeof record.durable === 'boolean' &&
+    Array.isArray(record.memory) &&
+    Array.isArray(record.interfaces) &&
     Array.isArray(record.media) &&
     record.media.length > 0 &&
     record.media.every(
