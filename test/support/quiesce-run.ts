@@ -109,23 +109,29 @@ function strike(blow: Blow): void {
 }
 
 async function carryOut(order: Order): Promise<Report> {
-  const { name, uuid } = order;
-  const deadline = Deadline.in(order.timeout);
-  const [qemu] = findQemuProcesses({ name, uuid });
-  const sentinelDirectory = qemu === undefined ? undefined : libvirtFolderOf(qemu);
-  if (qemu === undefined || sentinelDirectory === undefined) {
-    throw new Error(`there is no qemu of ${name}, or it is none of libvirt's`);
-  }
-  const monitor = new CountingMonitor(
-    order.socket === undefined
-      ? new LibvirtMonitor(new Virsh('qemu:///system'), uuid)
-      : await QmpSocket.connect(order.socket, deadline),
-    order.dieAt,
-  );
   const steps: [Step, number][] = [];
-  const began = performance.now();
-  const report = (): Report => ({ steps, commands: monitor.commands, took: performance.now() - began });
+  const deadline = Deadline.in(order.timeout);
+  let monitor: CountingMonitor | undefined;
+  let began = performance.now();
+  const report = (): Report => ({
+    steps,
+    commands: monitor?.commands ?? [],
+    took: performance.now() - began,
+  });
   try {
+    const { name, uuid } = order;
+    const [qemu] = findQemuProcesses({ name, uuid });
+    const sentinelDirectory = qemu === undefined ? undefined : libvirtFolderOf(qemu);
+    if (qemu === undefined || sentinelDirectory === undefined) {
+      throw new Error(`there is no qemu of ${name}, or it is none of libvirt's`);
+    }
+    monitor = new CountingMonitor(
+      order.socket === undefined
+        ? new LibvirtMonitor(new Virsh('qemu:///system'), uuid)
+        : await QmpSocket.connect(order.socket, deadline),
+      order.dieAt,
+    );
+    began = performance.now();
     if (order.observeOnly) {
       const record = readRecord(uuid);
       return record === undefined
@@ -147,7 +153,7 @@ async function carryOut(order: Order): Promise<Report> {
   } catch (error) {
     return { ...report(), error: messageOf(error) };
   } finally {
-    monitor.close();
+    monitor?.close();
   }
 }
 

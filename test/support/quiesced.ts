@@ -12,11 +12,16 @@ import { Fault, faultEnv } from '../fault/fault.ts';
 import { type Disk, type Domain, domainXml } from '../guest/domain.ts';
 import { createDisk, type Place, readWitness, type Witness, waitForTicks } from '../guest/witness.ts';
 import type { LabNode } from '../lab/client.ts';
-import type { Order, Report } from './quiesce-run.ts';
+import type { Blow, Order, Report } from './quiesce-run.ts';
+
+export interface GuestDisk extends Disk {
+  /** `-o` of qemu-img create for its image. */
+  readonly options?: string;
+}
 
 export interface GuestOptions extends Omit<Domain, 'name' | 'uuid'> {
   /** The disks; the first boots the witness. Their images are made where they have a path below /shared. */
-  readonly disks: readonly Disk[];
+  readonly disks: readonly GuestDisk[];
   /** The emulator, instead of libvirt's default. */
   readonly emulator?: string | undefined;
   /** Start it as libvirt would by itself, without QMP sockets of the agent's. */
@@ -26,6 +31,9 @@ export interface GuestOptions extends Omit<Domain, 'name' | 'uuid'> {
 
 const RUNNER = join(import.meta.dirname, 'quiesce-run.ts');
 const SOCKETS = '/run/libvirt/qemu/kvmha';
+
+/** What a node needs for guests that have QMP sockets for the agent. */
+export const MAKE_SOCKET_FOLDERS = `mkdir -p ${SOCKETS}/agent ${SOCKETS}/watcher`;
 
 /** Milliseconds in which anything that is waited for must have come. */
 const PATIENCE = 20_000;
@@ -48,29 +56,41 @@ export class QuiesceGuest {
 
   /** Makes the images that are not there yet, starts the guest and waits until it ticks. */
   static async running(node: LabNode, name: string, options: GuestOptions): Promise<QuiesceGuest> {
+    const guest = await QuiesceGuest.started(node, name, options);
+    await guest.ticks();
+    return guest;
+  }
+
+  /** As `running`, for a guest that cannot tick. */
+  static async started(node: LabNode, name: string, options: GuestOptions): Promise<QuiesceGuest> {
     const guest = new QuiesceGuest(node, name, options);
     for (const [index, disk] of options.disks.entries()) {
       await guest.#makeImage(disk, index);
     }
     await guest.start();
-    await guest.ticks();
     return guest;
   }
 
-  async #makeImage(disk: Disk, index: number): Promise<void> {
+  async #makeImage(disk: GuestDisk, index: number): Promise<void> {
     if (
       disk.path?.startsWith('/shared/') &&
       (await this.node.exec(['test', '-e', disk.path])).exitCode !== 0
     ) {
       const content = index === 0 ? 'boot' : disk.device === 'cdrom' || disk.readonly ? 'blank' : 'data';
-      await createDisk(disk.path, { node: this.node, format: disk.format ?? 'raw', content });
+      const { format = 'raw', options } = disk;
+      await createDisk(disk.path, {
+        node: this.node,
+        format,
+        content,
+        ...(options === undefined ? {} : { options }),
+      });
     }
   }
 
   async start(): Promise<void> {
     const xml = `/shared/${this.name}.xml`;
     this.node.write(xml, await this.#xml());
-    await this.node.check(['sh', '-c', `mkdir -p ${SOCKETS}/agent ${SOCKETS}/watcher`]);
+    await this.node.check(['sh', '-c', MAKE_SOCKET_FOLDERS]);
     if (this.options.persistent) {
       await this.virsh('define', xml);
       await this.virsh('start', this.name);
@@ -134,15 +154,26 @@ export class QuiesceGuest {
     assert.ok(reached, `${this.name} should be ${wanted} but is ${last}`);
   }
 
+  /** Waits until something is so. */
+  async until(condition: () => Promise<boolean>): Promise<void> {
+    const reached = await Deadline.in(PATIENCE).poll(20, async () => (await condition()) || undefined);
+    assert.ok(reached, `${this.name}: what was waited for did not come: ${condition}`);
+  }
+
+  /** The fault as a blow in the middle of being quiesced; by default to all images of the guest. */
+  blow(letters: string, part = `/${this.name}.`): Blow {
+    return { flag: `/run/lab/fault-${this.name}`, rules: `${letters} ${part}\n` };
+  }
+
   /** Quiesces the guest by the library, in a process of the node. */
-  async quiesce(order: Partial<Order> = {}): Promise<Report> {
+  async quiesce(order: Partial<Order> = {}, env: Readonly<Record<string, string>> = {}): Promise<Report> {
     const timeout = order.timeout ?? 20_000;
     const { name, uuid } = this;
     const socket = this.options.withoutSockets ? undefined : this.#socket('agent');
     const whole: Order = { name, uuid, socket, ...order, timeout };
     const { exitCode, stdout, stderr } = await this.node.exec(
       [process.execPath, RUNNER, JSON.stringify(whole)],
-      { timeout: timeout + 20_000 },
+      { timeout: timeout + 20_000, env },
     );
     if (exitCode === 128 + 9) {
       return { steps: [], commands: [], took: 0 };
@@ -169,6 +200,17 @@ export class QuiesceGuest {
     assert.ok(isComplete(proof), `after ${after} the proof lacks ${missing.join('; ')}`);
   }
 
+  /** It ticks, at once or, where it is paused, when it is resumed; and it has not been started anew. */
+  async goesOn(): Promise<void> {
+    const before = await this.witness();
+    const { running } = (await this.qmp('query-status')) as { running: boolean };
+    if (!running) {
+      await this.qmp('cont');
+    }
+    const after = await this.ticks();
+    assert.equal(after.instance, before.instance);
+  }
+
   /** A QMP command through the monitor that is not the agent's. */
   async qmp(command: string, args: { readonly [key: string]: Json } = {}): Promise<Json> {
     const deadline = Deadline.in(PATIENCE);
@@ -186,6 +228,18 @@ export class QuiesceGuest {
     } finally {
       monitor.close();
     }
+  }
+
+  /** The name of the block node that the images at `path` are read by. */
+  async formatNode(path: string): Promise<string> {
+    const nodes = (await this.qmp('query-named-block-nodes')) as readonly {
+      'node-name': string;
+      drv: string;
+      file: string;
+    }[];
+    const node = nodes.find(({ drv, file }) => drv !== 'file' && file === path);
+    assert.ok(node, `QEMU has no node for ${path}: ${JSON.stringify(nodes)}`);
+    return node['node-name'];
   }
 
   /** Whether its QEMU has this command. */
@@ -221,7 +275,8 @@ export class QuiesceGuest {
    */
   async runsElsewhere(): Promise<void> {
     const left = await this.witness();
-    const options = { ...this.options, persistent: false, withoutSockets: true, env: {} };
+    const { serial: _, ...same } = this.options;
+    const options = { ...same, persistent: false, withoutSockets: true, env: {} };
     const other = new QuiesceGuest(this.node, `${this.name}-elsewhere`, options);
     await other.start();
     const begun = await other.ticks();
@@ -242,6 +297,9 @@ export class QuiesceGuest {
 
 /** The reasons of a refusal. */
 export function refusal({ outcome, ...rest }: Report): string {
+  if (rest.error !== undefined) {
+    return rest.error; // nothing was changed, as with a refusal
+  }
   assert.equal(outcome?.kind, 'refused', JSON.stringify({ outcome, ...rest }));
   return (outcome as Extract<QuiesceOutcome, { kind: 'refused' }>).reasons.join('; ');
 }
