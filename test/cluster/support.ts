@@ -226,7 +226,7 @@ export class ClusterGuest {
     const lines = [
       `primitive ${name} ocf:kvmha:KvmGuest params config=${this.config} migration_transport=tcp \
 migrate_options=--unsafe ${parameters} ${operations} \
-meta allow-migrate=true ${meta.includes("multiple-active") ? "" : "multiple-active=stop_unexpected"} ${meta}`,
+meta allow-migrate=true ${meta.includes('multiple-active') ? '' : 'multiple-active=stop_unexpected'} ${meta}`,
       ...(this.#options.withoutRule
         ? []
         : [`location ${name}-where-not-preserved ${name} rule -inf: kvmha-preserved-${name} eq 1`]),
