@@ -24,6 +24,9 @@ export interface MigrationTarget {
  * and host (the node's name, with the suffix of the migration network before its first dot); `migrateuri`, else the
  * `--migrateuri` in migrate_options, else the host on the migration network where there is one.
  *
+ * In the migration URI `%n` is the host that the connection goes to, suffix and all, unless remoteuri names another:
+ * so it is in VirtualDomain, whatever its documentation says, and it is there that the stream is wanted.
+ *
  * @param node name of the target in the cluster; it replaces `%n`
  */
 export function migrationTarget(parameters: TargetParameters, node: string): MigrationTarget {
@@ -34,7 +37,10 @@ export function migrationTarget(parameters: TargetParameters, node: string): Mig
   return {
     remoteUri:
       parameters.remoteuri === undefined ? derivedUri(parameters, host) : named(parameters.remoteuri, node),
-    migrateUri: custom === undefined ? networkUri(parameters, host) : named(custom, node),
+    migrateUri:
+      custom === undefined
+        ? networkUri(parameters, host)
+        : named(custom, parameters.remoteuri === undefined ? host : node),
     words: words.map((word) => named(word, node)),
   };
 }
@@ -52,7 +58,7 @@ function derivedUri(parameters: TargetParameters, host: string): string {
 
 /** Without a port libvirt chooses one of its own range (qemu.conf, migration_port_min). */
 function networkUri(parameters: TargetParameters, host: string): string | undefined {
-  if (parameters.migration_network_suffix === undefined && parameters.migrateport === undefined) {
+  if (parameters.migration_network_suffix === undefined) {
     return undefined;
   }
   return parameters.migrateport === undefined ? `tcp://${host}` : `tcp://${host}:${parameters.migrateport}`;
