@@ -144,8 +144,8 @@ export async function cancelMigration(
 }
 
 /**
- * After `virsh migrate` failed: it may have succeeded all the same, so both sides are looked at until it is certain
- * where the guest is.
+ * After `virsh migrate` failed: it may have succeeded all the same. The guest is looked for here and, where it is not
+ * here for certain, on the target, until it is found or there is no time left.
  */
 async function settle(
   guest: Guest,
@@ -158,25 +158,26 @@ async function settle(
   const target = new Virsh(options.remoteUri);
   const patience = deadline.reserving(Math.min(1000, deadline.remaining() / 4));
   const what = `${guest.name}: migration to ${options.remoteUri} failed (${failure.message})`;
+  const failed = (where: string) => new KvmhaError('program-failed', `${what}; ${where}`, { cause: failure });
   for (;;) {
-    const [left, there] = await Promise.all([
-      look(guest, patience),
-      target.look(uuid, patience.within(PATIENCE)),
-    ]);
+    const left = await look(guest, patience);
     const here = classify(left.observation);
     const moving = await isMoving(left, patience);
     closeLook(left);
+    if (standsHere(here) && !moving) {
+      throw failed(
+        here.state === 'running' ? 'it still runs here' : `here it is ${here.state}: ${here.reason}`,
+      );
+    }
+    const there = await target.look(uuid, patience.within(PATIENCE));
     if (hasArrived(there) && isGone(here, left)) {
       log.warn(`${what}, but the guest is there`);
       return left;
     }
     const lost = here.state === 'shut-off' && (there.kind === 'no-domain' || isEnded(there));
-    const certain = !moving && (standsHere(here) || lost);
-    if (certain || patience.remaining() < 2 * PAUSE) {
+    if (lost || patience.remaining() < 2 * PAUSE) {
       const unsure = moving ? '; QEMU still has the migration going' : '';
-      throw new KvmhaError('program-failed', `${what}; ${whereabouts(here, there)}${unsure}`, {
-        cause: failure,
-      });
+      throw failed(`here it is ${here.state}: ${here.reason}; on the target it is ${words(there)}${unsure}`);
     }
     await sleep(PAUSE);
   }
@@ -244,14 +245,6 @@ async function isMoving({ monitor, observation }: Look, deadline: Deadline): Pro
     }
     throw error;
   }
-}
-
-function whereabouts(here: Classification, there: LibvirtView): string {
-  const both = hasArrived(there) ? `, and on the target it is ${words(there)}` : '';
-  if (here.state === 'running' || here.state === 'degraded') {
-    return `it still runs here${both}`;
-  }
-  return `here it is ${here.state}: ${here.reason}; on the target it is ${words(there)}`;
 }
 
 function words(view: LibvirtView): string {
