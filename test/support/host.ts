@@ -51,6 +51,12 @@ export class Host implements AsyncDisposable {
     return new Host(node, starting.move());
   }
 
+  /** A node of a lab with the installed agent; the lab is somebody else's to take down. */
+  static of(node: LabNode): Host {
+    node.write('/etc/kvmha/policy.yaml', POLICY);
+    return new Host(node, new AsyncDisposableStack());
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#disposables.disposeAsync();
   }
@@ -318,7 +324,7 @@ interface Process {
 }
 
 /** The processes of a node, with the pids that this process sees. */
-function processes(node: LabNode): Process[] {
+export function processes(node: LabNode): Process[] {
   const namespace = readlinkSync(`/proc/${node.pid}/ns/pid`);
   return readdirSync('/proc')
     .filter((name) => /^[0-9]+$/.test(name))
