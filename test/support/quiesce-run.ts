@@ -48,8 +48,7 @@ export interface Report {
   readonly took: number;
 }
 
-const CHANGES =
-  /^(stop|cont|blockdev-|x-blockdev-set-iothread|set_link|qom-set|xen-save|human-monitor-command)/;
+const CHANGES = /^(stop|cont|blockdev-|x-blockdev-set-iothread|set_link|qom-set|xen-save)/;
 
 class CountingMonitor implements Monitor {
   readonly commands: string[] = [];
