@@ -435,7 +435,8 @@ async function migration(
   deadline: Deadline,
 ): Promise<Pick<Observation, 'migration' | 'neverRan'>> {
   const runstate = monitor.kind === 'status' ? monitor.runstate : undefined;
-  if (runstate === 'paused' && parseCommandLine(qemu.argv).options.some(({ name }) => name === 'incoming')) {
+  const cameByMigration = parseCommandLine(qemu.argv).options.some(({ name }) => name === 'incoming');
+  if (cameByMigration && (runstate === 'paused' || runstate === 'io-error')) {
     return { neverRan: opensNoImageForWriting(qemu) };
   }
   const handedOver =

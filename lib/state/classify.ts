@@ -185,6 +185,9 @@ function judgeByMonitor(monitor: MonitorStatus, observation: Observation): Judge
       return running(observation);
 
     case 'io-error':
+      if (observation.neverRan === true && monitor.failedDevices.length === 0) {
+        return judgeStopped(observation); // It had the error on the node that it came from.
+      }
       return isOutOfSpace(monitor)
         ? { state: 'out-of-space', because: 'every failed disk is out of space', fault: 'nospace' }
         : { state: 'faulted', fault: 'io-error' };

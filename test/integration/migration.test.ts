@@ -28,6 +28,8 @@ migration_address = "0.0.0.0"
 let lab: Lab;
 let node1: Host;
 let node2: Host;
+/** Whether the folder of the QMP sockets was there on the target before and after its first probe. */
+let folders: { readonly before: boolean; readonly after: boolean };
 const disposables = new AsyncDisposableStack();
 before(async () => {
   const tree = disposables.use(await installedTree());
@@ -37,6 +39,10 @@ before(async () => {
     await node.check(['ip', 'address', 'add', `10.77.1.${index + 1}/24`, 'dev', 'br0']);
     await node.check(['sh', '-c', 'printf "10.77.1.1 node1-mig\\n10.77.1.2 node2-mig\\n" >>/etc/hosts']);
   }
+  const exists = () => existsSync(node2.node.path('/run/libvirt/qemu/kvmha/agent'));
+  const before = exists();
+  answers(await (await node2.guest('stranger')).probe(), 7);
+  folders = { before, after: exists() };
 });
 after(() => disposables.disposeAsync());
 
@@ -56,12 +62,8 @@ async function monitors(
   return [probe.exitCode, monitor.exitCode, stopped.exitCode];
 }
 
-test('a probe makes the folder in which a guest that comes will have its QMP sockets', async () => {
-  const folder = lab.node(2).path('/run/libvirt/qemu/kvmha/agent');
-  assert.ok(!existsSync(folder));
-  const stranger = await node2.guest('stranger');
-  answers(await stranger.probe(), 7);
-  assert.ok(existsSync(folder));
+test('a probe makes the folder in which a guest that comes will have its QMP sockets', () => {
+  assert.deepEqual(folders, { before: false, after: true });
 });
 
 describe('a guest that is migrated', { concurrency: 3 }, () => {
@@ -204,8 +206,10 @@ describe('a guest that is migrated', { concurrency: 3 }, () => {
     assert.match(config, /<description>changed while it ran<\/description>/);
     assert.doesNotMatch(config, /charkvmha/);
   });
+});
 
-  test('stays paused where an operator has paused it, and can be resumed there', async () => {
+describe('a guest that stands still when it is migrated', { concurrency: 3 }, () => {
+  test('because an operator has paused it is paused there, too, and can be resumed', async () => {
     await using guest = await traveller('paused');
     await node1.virsh('suspend', 'paused');
     answers(await guest.migrate(), 0);
@@ -213,6 +217,27 @@ describe('a guest that is migrated', { concurrency: 3 }, () => {
     assert.deepEqual(await monitors(guest.target), [0, 0, 7]);
     await node2.virsh('resume', 'paused');
     await guest.runsOnly('target');
+  });
+
+  test('because its storage is full is not taken for hit by a fault there, and can be resumed', async () => {
+    await using guest = await traveller('full');
+    new Fault(guest.source.node, guest.source.fault).set('WN', guest.source.disk);
+    await guest.source.untilState('paused (I/O error)');
+    answers(await guest.migrate(), 0);
+    answers(await guest.target.call('migrate_from'), 0);
+    assert.deepEqual(await monitors(guest.target), [0, 0, 7]);
+    await node2.virsh('resume', 'full');
+    await guest.runsOnly('target');
+  });
+
+  test('because it has suspended itself is woken first', async () => {
+    await using guest = await traveller('asleep');
+    await guest.source.press('s');
+    await guest.source.untilState('pmsuspended (unknown)');
+    answers(await guest.migrate(), 0);
+    answers(await guest.target.call('migrate_from'), 0);
+    await guest.goesOn();
+    await guest.leftNothing('source');
   });
 });
 

@@ -432,6 +432,16 @@ describe('on the target of a migration', () => {
     );
   });
 
+  test('an error that it had where it came from does not make it faulted when it has arrived', () => {
+    const arrived = { libvirt: says('paused', 'user', false), neverRan: true };
+    assert.equal(stateOf({ ...arrived, monitor: status('io-error') }), 'paused-by-operator');
+    assert.equal(stateOf({ ...arrived, monitor: status('io-error', 'failed') }), 'faulted');
+    assert.equal(stateOf({ ...arrived, monitor: status('io-error', 'nospace') }), 'out-of-space');
+    assert.equal(stateOf({ ...arrived, monitor: status('io-error'), neverRan: false }), 'faulted');
+    assert.equal(stateOf({ ...arrived, monitor: status('internal-error') }), 'faulted');
+    assert.equal(stateOf({ ...arrived, libvirt: SILENT_LIBVIRT, monitor: status('io-error') }), 'unknown');
+  });
+
   test('a post-copy that failed is no incoming guest: it has run here', () => {
     assert.equal(stateOf({ libvirt: coming('post-copy failed'), monitor: status('paused') }), 'post-copy');
     assert.equal(stateOf({ libvirt: coming('post-copy failed'), monitor: NO_MONITOR }), 'post-copy');
