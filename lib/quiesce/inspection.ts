@@ -82,7 +82,7 @@ export interface Inspection {
   readonly nodes: readonly BlockNode[];
   /** The live block graph; undefined where this QEMU cannot show it. */
   readonly graph: readonly Edge[] | undefined;
-  /** Jobs of any kind (`query-jobs`, `query-block-jobs`), by id and type. */
+  /** Jobs of any kind (`query-jobs`), by id and type. */
   readonly jobs: readonly string[];
   /** Block exports (`query-block-exports`), by id. */
   readonly exports: readonly string[];
@@ -122,7 +122,7 @@ export async function inspect(
     blockDevices: await blockDevices(monitor, deadline),
     nodes: await blockNodes(monitor, deadline),
     graph: commands.has(GRAPH_COMMAND) ? blockGraph(await ask(GRAPH_COMMAND)) : undefined,
-    jobs: await jobs(monitor, deadline),
+    jobs: jobs(await ask('query-jobs')),
     exports: list(await ask('query-block-exports'), 'query-block-exports').map((entry) => text(entry, 'id')),
     migration: migrationStatus(await ask('query-migrate')),
     peripherals: [
@@ -259,15 +259,9 @@ function blockGraph(answer: Json): Edge[] {
   });
 }
 
-async function jobs(monitor: Monitor, deadline: Deadline): Promise<string[]> {
-  const all = list(await monitor.execute('query-jobs', {}, deadline), 'query-jobs').map((job) => ({
-    id: text(job, 'id'),
-    type: text(job, 'type'),
-  }));
-  const block = list(await monitor.execute('query-block-jobs', {}, deadline), 'query-block-jobs').map(
-    (job) => ({ id: text(job, 'device'), type: text(job, 'type') }),
-  );
-  return [...new Set([...all, ...block].map(({ id, type }) => `${id} (${type})`))];
+/** A block job is a job, too. */
+function jobs(answer: Json): string[] {
+  return list(answer, 'query-jobs').map((job) => `${text(job, 'id')} (${text(job, 'type')})`);
 }
 
 function migrationStatus(answer: Json): string | undefined {

@@ -1,6 +1,6 @@
 import { lstatSync } from 'node:fs';
 import { type Deadline, sleep } from '../deadline.ts';
-import { errnoOf, messageOf } from '../error.ts';
+import { errnoOf, KvmhaError, messageOf } from '../error.ts';
 import { holdsOf, openedAt, openStorage } from '../linux/open-files.ts';
 import { isAlive, processorTime, readStat } from '../linux/process.ts';
 import { isObject, type Monitor } from '../qemu/qmp.ts';
@@ -35,11 +35,14 @@ const QUIET_RUN_STATES: ReadonlySet<string> = new Set([
 /**
  * Looks at a guest for the proof that it is quiesced-failover-safe. Changes nothing. What cannot be seen, also
  * because QEMU does not answer, is a finding that does not hold.
+ *
+ * @param earlier a watch of the vCPUs that began before, to save the time of a new one
  */
 export async function observeProof(
   record: QuiesceRecord,
   monitor: Monitor,
   deadline: Deadline,
+  earlier?: VcpuWatch,
 ): Promise<Proof> {
   const proof: { [item in ProofItem]?: Finding } = {};
   const look = async (item: ProofItem, finding: () => Finding | Promise<Finding>) => {
@@ -49,13 +52,22 @@ export async function observeProof(
       proof[item] = no(`could not be seen: ${messageOf(error)}`);
     }
   };
+  let watch = earlier;
   await look('qemu-alive', () => qemuAlive(record));
-  await look('vcpus-stopped', () => vcpusStopped(record, monitor, deadline));
+  await look('vcpus-stopped', async () => {
+    watch ??= await VcpuWatch.begin(record.qemu.pid, monitor, deadline);
+    return no('looked at once only');
+  });
   await look('writes-durable', () => writesDurable(record, monitor, deadline));
   await look('block-nodes-released', async () => nodesReleased(record, await blockNodes(monitor, deadline)));
   await look('images-released', () => imagesReleased(record));
   await look('resume-blocked', () => resumeBlocked(record, monitor, deadline));
   await look('migration-blocked', () => migrationBlocked(record, monitor, deadline));
+  // Last, so that all of it was seen between two looks at vCPUs that stand still.
+  const begun = watch;
+  if (begun !== undefined) {
+    await look('vcpus-stopped', () => begun.end(monitor, deadline));
+  }
   return proof;
 }
 
@@ -114,30 +126,68 @@ function qemuAlive(record: QuiesceRecord): Finding {
     : yes(`process ${record.qemu.pid} is alive (state ${state})`);
 }
 
-async function vcpusStopped(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {
+/** Two looks at a guest's vCPUs, with time between them for other looks. */
+export class VcpuWatch {
+  readonly #pid: number;
+  readonly #threads: readonly number[];
+  #times: readonly (bigint | undefined)[];
+  #at: number;
+
+  private constructor(pid: number, threads: readonly number[]) {
+    this.#pid = pid;
+    this.#threads = threads;
+    this.#times = this.#look();
+    this.#at = performance.now();
+  }
+
+  /** @throws KvmhaError when the first look shows that they may run */
+  static async begin(pid: number, monitor: Monitor, deadline: Deadline): Promise<VcpuWatch> {
+    await quietRunstate(monitor, deadline);
+    const cpus = await monitor.execute('query-cpus-fast', {}, deadline);
+    const threads = (Array.isArray(cpus) ? cpus : []).map((cpu) =>
+      isObject(cpu) ? Number(cpu['thread-id']) : 0,
+    );
+    if (threads.length === 0) {
+      throw new KvmhaError('protocol', 'query-cpus-fast lists no vCPU');
+    }
+    return new VcpuWatch(pid, threads);
+  }
+
+  /** The second look, once enough time has passed. */
+  async end(monitor: Monitor, deadline: Deadline): Promise<Finding> {
+    for (let looks = 0; looks < VCPU_LOOKS && !deadline.passed(); looks++) {
+      const began = this.#at;
+      await sleep(Math.max(0, VCPU_WATCH - (performance.now() - began)));
+      const before = this.#times;
+      this.#times = this.#look();
+      this.#at = performance.now();
+      // A kernel without that statistic says 0.
+      const isStill = (time: bigint | undefined, index: number) =>
+        time !== undefined && time > 0n && time === this.#times[index];
+      if (before.every(isStill)) {
+        const runstate = await quietRunstate(monitor, deadline);
+        const elapsed = `${Math.floor(this.#at - began)} ms`;
+        return yes(
+          `query-status says ${runstate}, running:false; ${before.length} vCPU thread(s) used no processor time in ${elapsed}`,
+        );
+      }
+    }
+    return no('query-status says running:false, but a vCPU thread used processor time');
+  }
+
+  #look(): readonly (bigint | undefined)[] {
+    return this.#threads.map((thread) => processorTime(this.#pid, thread));
+  }
+}
+
+/** @throws KvmhaError when the vCPUs run, or may begin to without a command */
+async function quietRunstate(monitor: Monitor, deadline: Deadline): Promise<string> {
   const status = await monitor.execute('query-status', {}, deadline);
   const runstate = isObject(status) ? String(status['status']) : '';
   if (!isObject(status) || status['running'] !== false || !isQuiet(runstate)) {
-    return no(`query-status says ${JSON.stringify(status)}`);
+    throw new KvmhaError('protocol', `query-status says ${JSON.stringify(status)}`);
   }
-  const cpus = await monitor.execute('query-cpus-fast', {}, deadline);
-  const threads = (Array.isArray(cpus) ? cpus : []).map((cpu) =>
-    isObject(cpu) ? Number(cpu['thread-id']) : 0,
-  );
-  if (threads.length === 0) {
-    return no('query-cpus-fast lists no vCPU');
-  }
-  const what = `query-status says ${runstate}, running:false`;
-  const times = () => threads.map((thread) => processorTime(record.qemu.pid, thread));
-  for (let before = times(), looks = 0; looks < VCPU_LOOKS && !deadline.passed(); looks++) {
-    await sleep(VCPU_WATCH);
-    const after = times();
-    if (before.every((time, index) => time !== undefined && time === after[index])) {
-      return yes(`${what}; ${threads.length} vCPU thread(s) used no processor time in ${VCPU_WATCH} ms`);
-    }
-    before = after;
-  }
-  return no(`${what}, but a vCPU thread used processor time`);
+  return runstate;
 }
 
 async function writesDurable(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {

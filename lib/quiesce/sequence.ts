@@ -1,6 +1,7 @@
 import { existsSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
+import type { FileIdentity } from '../linux/open-files.ts';
 import { syncFile } from '../linux/sync.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import { isObject, type Json, type Monitor } from '../qemu/qmp.ts';
@@ -12,9 +13,9 @@ import {
   writeRecord,
 } from '../record/record.ts';
 import { assess, type Medium, type Plan } from './assess.ts';
-import { identifyImage, refusedImages } from './image.ts';
+import { identifyImages } from './image.ts';
 import { blockNodes, devicePath, inspect, nodesInUse, requestsMade } from './inspection.ts';
-import { guestRanSince, inactiveSentinels, isQuiet, observeProof } from './observe.ts';
+import { guestRanSince, inactiveSentinels, isQuiet, observeProof, VcpuWatch } from './observe.ts';
 import { isComplete, missingItems, type Proof } from './proof.ts';
 import { makeSentinelFile, newSentinel, type Sentinel } from './sentinel.ts';
 
@@ -94,11 +95,16 @@ export async function quiesce(
     return assessment;
   }
   const { plan } = assessment;
-  const reasons = refusedImages(
-    target.qemu.pid,
-    plan.media.flatMap((medium) => medium.files),
-  );
-  return reasons.length > 0 ? { kind: 'refused', reasons } : sequence.begin(plan);
+  let images: FileIdentity[];
+  try {
+    images = identifyImages(
+      target.qemu.pid,
+      plan.media.flatMap((medium) => medium.files),
+    );
+  } catch (error) {
+    return { kind: 'refused', reasons: [messageOf(error)] };
+  }
+  return sequence.begin(plan, images);
 }
 
 /** Whether a record speaks of this very qemu, and not of an earlier one of the same domain. */
@@ -122,7 +128,7 @@ class Sequence {
   }
 
   /** Stops the guest, proves that its images can be flushed, and only then begins to change anything. */
-  async begin(plan: Plan): Promise<QuiesceOutcome> {
+  async begin(plan: Plan, images: readonly FileIdentity[]): Promise<QuiesceOutcome> {
     let wasRunning = false;
     try {
       wasRunning = (await this.#status()).running;
@@ -133,7 +139,7 @@ class Sequence {
         await this.#reopen(medium, { 'read-only': false });
       }
       this.#enter('record');
-      const record = await this.#newRecord(plan);
+      const record = await this.#newRecord(plan, images);
       writeRecord(record);
       return await this.#carryOut(record, wasRunning);
     } catch (error) {
@@ -164,6 +170,7 @@ class Sequence {
   /** Every step finds out first whether it is done already. */
   async #carryOut(record: QuiesceRecord, wasRunning: boolean): Promise<QuiesceOutcome> {
     try {
+      const watch = await VcpuWatch.begin(record.qemu.pid, this.#target.monitor, this.#deadline);
       const letGo = await this.#letGo(record);
       await this.#inactivate(letGo);
       this.#enter('unlink-sentinels');
@@ -172,7 +179,7 @@ class Sequence {
       }
       this.#preferForOomKill(record);
       this.#enter('prove');
-      const proof = await observeProof(letGo, this.#target.monitor, this.#deadline);
+      const proof = await observeProof(letGo, this.#target.monitor, this.#deadline, watch);
       if (isComplete(proof)) {
         return { kind: 'proved', proof };
       }
@@ -249,7 +256,7 @@ class Sequence {
     this.#enter('sync');
     for (const medium of whole.filter(({ readOnly, direct }) => !readOnly && !direct)) {
       const [file = ''] = medium.files;
-      identifyImage(record.qemu.pid, file);
+      identifyImages(record.qemu.pid, [file]);
       await syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline);
     }
     this.#enter('record-durable');
@@ -340,9 +347,10 @@ class Sequence {
     return this.#target.monitor.execute(command, args, this.#deadline);
   }
 
-  async #newRecord(plan: Plan): Promise<QuiesceRecord> {
+  async #newRecord(plan: Plan, images: readonly FileIdentity[]): Promise<QuiesceRecord> {
     const { name, uuid, resource, fault, qemu, monitor, sentinelDirectory } = this.#target;
     const requests = await requestsMade(monitor, this.#deadline);
+    const identities = images.values();
     return {
       name,
       uuid,
@@ -357,7 +365,7 @@ class Sequence {
         }
         return {
           ...medium,
-          images: medium.files.map((file) => identifyImage(qemu.pid, file)),
+          images: medium.files.flatMap(() => identities.next().value ?? []),
           sentinel: newSentinel(sentinelDirectory, index),
           requests: made,
         };
