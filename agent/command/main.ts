@@ -1,6 +1,7 @@
 import { Command, CommanderError } from 'commander';
 import { version } from '../built-in.ts';
 import { print, printError } from '../output.ts';
+import { addWatch } from './watch.ts';
 
 /**
  * Runs the operator's command line.
@@ -13,9 +14,13 @@ export async function runCommand(args: readonly string[]): Promise<number> {
     .version(version())
     .configureOutput({ writeOut: print, writeErr: printError })
     .exitOverride();
+  let code = 0;
+  addWatch(program, (result) => {
+    code = result;
+  });
   try {
     await program.parseAsync(args, { from: 'user' });
-    return 0;
+    return code;
   } catch (error) {
     if (error instanceof CommanderError) {
       return error.exitCode;

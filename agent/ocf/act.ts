@@ -5,7 +5,7 @@ import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import { DEFAULT_POLICY } from '../../lib/policy.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
 import { uuidForName } from '../../lib/record/directory.ts';
-import { type DomainLock, lockDomain } from '../../lib/record/lock.ts';
+import { type Lock, lockDomain } from '../../lib/record/lock.ts';
 import { lastingEnvironment, writeResourceRecord } from '../../lib/record/resource-record.ts';
 import { hasRunningRecord, writeRunningRecord } from '../../lib/record/running-record.ts';
 import { type Classification, classify, type GuestState } from '../../lib/state/classify.ts';
@@ -39,7 +39,7 @@ export const SETTLE_PAUSE = 500;
  * @throws OcfFailure with the action's exit code and reason; KvmhaError where a step failed
  */
 export async function act(context: ActionContext, situation: Situation): Promise<OcfCode> {
-  let lock: DomainLock | undefined;
+  let lock: Lock | undefined;
   try {
     for (;;) {
       const decision = await decide(context, situation, lock !== undefined);
@@ -151,7 +151,7 @@ function lockGuest(
   { guest, deadline }: ActionContext,
   situation: Situation,
   uuid: string | undefined,
-): Promise<DomainLock> {
+): Promise<Lock> {
   const patience = situation === 'stop' ? deadline.within(deadline.remaining() / 2) : deadline;
   return lockDomain(uuid ?? uuidForName(guest.name), patience);
 }

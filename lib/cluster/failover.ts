@@ -1,6 +1,6 @@
 import type { Deadline } from '../deadline.ts';
 import { type Ordered, order } from './ask.ts';
-import { readCluster } from './cluster-view.ts';
+import { type RunningCluster, readCluster } from './cluster-view.ts';
 
 /**
  * Tells the cluster that a resource has failed on a node, so that it need not wait for the next monitor: a stop
@@ -14,11 +14,14 @@ import { readCluster } from './cluster-view.ts';
  */
 export async function requestFailover(resource: string, node: string, deadline: Deadline): Promise<Ordered> {
   const view = await readCluster(resource, deadline, node);
-  if (view.kind !== 'cluster') {
-    return view;
+  return view.kind === 'cluster' ? requestFailoverIn(view, deadline) : view;
+}
+
+/** As `requestFailover`, of the view's resource on the view's node, by who has read the cluster's state just now. */
+export async function requestFailoverIn(view: RunningCluster, deadline: Deadline): Promise<Ordered> {
+  const { resource, resourceId, localNode } = view;
+  if (!resource?.activeOn.includes(localNode)) {
+    return { kind: 'failed', why: `the cluster does not have ${resourceId} on ${localNode}` };
   }
-  if (!view.resource?.activeOn.includes(node)) {
-    return { kind: 'failed', why: `the cluster does not have ${resource} on ${node}` };
-  }
-  return order('crm_resource', ['--fail', `--resource=${resource}`, `--node=${node}`], deadline);
+  return order('crm_resource', ['--fail', `--resource=${resourceId}`, `--node=${localNode}`], deadline);
 }

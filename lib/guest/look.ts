@@ -94,6 +94,34 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
   }
 }
 
+/**
+ * What the QEMU of a guest says through a monitor that is open already, and what is kept of it: all that shows whether
+ * the guest has a fault, and nothing by which one could be told from another moment's. Changes nothing.
+ */
+export async function lookThrough(monitor: Monitor, uuid: string, deadline: Deadline): Promise<Observation> {
+  const { view, survivedError } = await monitorStatus(monitor, deadline);
+  return {
+    libvirt: { kind: 'not-asked' },
+    monitor: view,
+    process: { kind: 'unknown', why: 'not looked for' },
+    quiesceBegun: quiesceWasBegun(uuid),
+    ...errors(reportedOf(uuid), survivedError),
+  };
+}
+
+/** Whether a record speaks of the qemu that runs: of one domain no more than one does. */
+function quiesceWasBegun(uuid: string): boolean {
+  try {
+    const record = readRecord(uuid);
+    return record !== undefined && isAlive(record.qemu);
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return true;
+    }
+    throw error;
+  }
+}
+
 /** In post-copy the vCPUs are said to run even when the pages that they wait for will never come. */
 async function isInPostCopy(monitor: Monitor, deadline: Deadline): Promise<boolean> {
   const migration = await monitor.execute('query-migrate', {}, deadline);

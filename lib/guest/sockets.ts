@@ -11,6 +11,9 @@ import { KvmhaError, messageOf } from '../error.ts';
  */
 const SOCKET_DIRECTORY = '/run/libvirt/qemu/kvmha';
 
+/** The folder of the watcher's sockets: one per guest that was started with them, `NAME.pid`. */
+export const WATCHER_SOCKETS = `${SOCKET_DIRECTORY}/watcher`;
+
 /** Where libvirt's qemu user may write; its owner is that user. */
 const QEMU_DIRECTORY = '/var/lib/libvirt/qemu';
 
@@ -26,7 +29,7 @@ export interface Sockets {
 export function socketsOf(name: string): Sockets | undefined {
   const sockets = {
     agent: `${SOCKET_DIRECTORY}/agent/${name}.pid`,
-    watcher: `${SOCKET_DIRECTORY}/watcher/${name}.pid`,
+    watcher: `${WATCHER_SOCKETS}/${name}.pid`,
   };
   return Buffer.byteLength(sockets.watcher) <= MAX_SOCKET_PATH_BYTES ? sockets : undefined;
 }
@@ -41,7 +44,7 @@ export function makeSocketDirectories(): void {
   try {
     const owner = statSync(QEMU_DIRECTORY);
     mkdirSync(SOCKET_DIRECTORY, { recursive: true, mode: 0o755 });
-    for (const directory of [`${SOCKET_DIRECTORY}/agent`, `${SOCKET_DIRECTORY}/watcher`]) {
+    for (const directory of [`${SOCKET_DIRECTORY}/agent`, WATCHER_SOCKETS]) {
       mkdirSync(directory, { recursive: true });
       chownSync(directory, owner.uid, owner.gid);
       chmodSync(directory, 0o700);

@@ -8,6 +8,8 @@ export type Json = null | boolean | number | string | readonly Json[] | { readon
 export interface QmpEvent {
   readonly event: string;
   readonly data: { readonly [key: string]: Json };
+  /** When it happened, in milliseconds since the epoch; undefined where QEMU does not say. */
+  readonly time: number | undefined;
 }
 
 /** QEMU refused a command. `class` is QAPI's error class: GenericError, CommandNotFound, ... */
@@ -47,6 +49,9 @@ interface Waiting {
 export class QmpSocket implements Monitor {
   readonly #socket: Socket;
   readonly #onEvent: ((event: QmpEvent) => void) | undefined;
+  /** Resolves with the reason when the session has ended, by whoever. */
+  readonly ended: Promise<KvmhaError>;
+  #tellEnd: (error: KvmhaError) => void = () => {};
   #received = '';
   #nextId = 1;
   #ended: KvmhaError | undefined;
@@ -57,6 +62,9 @@ export class QmpSocket implements Monitor {
   private constructor(socket: Socket, onEvent: ((event: QmpEvent) => void) | undefined) {
     this.#socket = socket;
     this.#onEvent = onEvent;
+    this.ended = new Promise((resolve) => {
+      this.#tellEnd = resolve;
+    });
     socket.setEncoding('utf8');
     socket.on('data', (text: string) => this.#receive(text));
     socket.on('error', (error) => this.#end(connectionError(error)));
@@ -147,8 +155,7 @@ export class QmpSocket implements Monitor {
     } else if ('QMP' in message) {
       this.#greeted();
     } else if (typeof message['event'] === 'string') {
-      const data = message['data'];
-      this.#onEvent?.({ event: message['event'], data: isObject(data) ? data : {} });
+      this.#onEvent?.(eventOf(message['event'], message));
     } else {
       this.#answer(message);
     }
@@ -180,10 +187,24 @@ export class QmpSocket implements Monitor {
 
   #end(error: KvmhaError): void {
     this.#ended ??= error;
+    this.#tellEnd(this.#ended);
     this.#refused(this.#ended);
     this.#waiting?.reject(this.#ended);
     this.#waiting = undefined;
   }
+}
+
+function eventOf(event: string, message: { readonly [key: string]: Json }): QmpEvent {
+  const { data, timestamp } = message;
+  const [seconds, microseconds] = isObject(timestamp)
+    ? [timestamp['seconds'], timestamp['microseconds']]
+    : [undefined, undefined];
+  // QEMU says -1 where it could not read the clock.
+  const time =
+    typeof seconds === 'number' && typeof microseconds === 'number' && seconds >= 0
+      ? seconds * 1000 + microseconds / 1000
+      : undefined;
+  return { event, data: isObject(data) ? data : {}, time };
 }
 
 /** Whether a QMP value is an object. */

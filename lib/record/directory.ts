@@ -40,7 +40,15 @@ export function domainDirectory(uuid: string): string {
  * @throws KvmhaError `malformed`, `file`
  */
 export function makeDomainDirectory(uuid: string): string {
-  const directory = domainDirectory(uuid);
+  return make(domainDirectory(uuid));
+}
+
+/** Makes the folder of all records if needed, readable by root alone. @throws KvmhaError `file` */
+export function makeStateDirectory(): string {
+  return make(STATE_DIRECTORY);
+}
+
+function make(directory: string): string {
   try {
     mkdirSync(directory, { recursive: true, mode: 0o700 });
   } catch (cause) {

@@ -4,21 +4,31 @@ import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
 import { makeDomainDirectory } from './directory.ts';
 
-/** A held lock; everything that changes a guest holds its guest's. */
-export interface DomainLock {
+/** A held lock. */
+export interface Lock {
   release(): void;
 }
 
 /**
- * Takes the lock of one domain, waiting for whoever holds it.
- *
- * It is flock(2) on a file in the domain's folder, held by a child (`flock FILE cat`): Node has no flock of its
- * own, and the child ends, and with it the lock, when its standard input closes, however this process dies.
+ * Takes the lock of one domain, which everything that changes it holds, waiting for whoever has it.
  *
  * @throws KvmhaError `locked` when another holds it until the deadline, `program-missing` without flock(1)
  */
-export async function lockDomain(uuid: string, deadline: Deadline): Promise<DomainLock> {
+export async function lockDomain(uuid: string, deadline: Deadline): Promise<Lock> {
   const path = join(makeDomainDirectory(uuid), 'lock');
+  return lockFile(path, 'another kvmha process is changing this guest', deadline);
+}
+
+/**
+ * Takes the lock of the file at `path`, which is made if needed.
+ *
+ * It is flock(2), held by a child (`flock FILE cat`): Node has no flock of its own, and the child ends, and with it
+ * the lock, when its standard input closes, however this process dies.
+ *
+ * @param why what is said when another holds it
+ * @throws KvmhaError `locked` when another holds it until the deadline, `program-missing` without flock(1)
+ */
+export async function lockFile(path: string, why: string, deadline: Deadline): Promise<Lock> {
   const { spawn } = await import('node:child_process');
   const child = spawn('flock', ['--no-fork', path, 'cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
   const release = () => {
@@ -31,9 +41,7 @@ export async function lockDomain(uuid: string, deadline: Deadline): Promise<Doma
   } catch (cause) {
     child.kill('SIGKILL');
     if (cause instanceof KvmhaError && cause.code === 'deadline') {
-      throw new KvmhaError('locked', `another kvmha process is changing this guest (${path} is locked)`, {
-        cause,
-      });
+      throw new KvmhaError('locked', `${why} (${path} is locked)`, { cause });
     }
     throw cause;
   }

@@ -38,7 +38,7 @@ export type Meaning =
   | { readonly kind: 'nothing' };
 
 /** What `event` means. What it lacks is taken for the worse. */
-export function meaningOf({ event, data }: QmpEvent): Meaning {
+export function meaningOf({ event, data }: Pick<QmpEvent, 'event' | 'data'>): Meaning {
   switch (event) {
     case 'MEMORY_FAILURE': {
       const flags = isObject(data['flags']) ? data['flags'] : {};

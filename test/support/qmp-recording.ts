@@ -51,6 +51,8 @@ export class ReplayServer implements AsyncDisposable {
   readonly #clients = new Set<Socket>();
   readonly #asked: string[] = [];
   #quiet = false;
+  /** What has to wait, because an event is being sent in pieces. */
+  #replies: (() => void)[] | undefined;
   #status: unknown;
 
   private constructor(server: Server, recording: Recording, uuid: string) {
@@ -82,16 +84,22 @@ export class ReplayServer implements AsyncDisposable {
   /** Sends bytes to every client: by default the recorded events, in pieces of `size` bytes. */
   async send(text = `${eventsOf(this.#recording).join('\r\n')}\r\n`, size = 1 << 20): Promise<void> {
     const bytes = Buffer.from(text);
+    this.#replies = [];
     for (let start = 0; start < bytes.length; start += size) {
       for (const client of this.#clients) {
         client.write(bytes.subarray(start, start + size));
       }
       await new Promise((resolve) => setImmediate(resolve));
     }
+    const replies = this.#replies;
+    this.#replies = undefined;
+    for (const reply of replies) {
+      reply();
+    }
   }
 
-  /** Answers `query-status` with this from now on, instead of what was recorded. */
-  say(status: { readonly status: string; readonly running: boolean }): void {
+  /** Answers `query-status` with this from now on; with what was recorded if it is undefined. */
+  say(status: { readonly status: string; readonly running: boolean } | undefined): void {
     this.#status = status;
   }
 
@@ -141,7 +149,12 @@ export class ReplayServer implements AsyncDisposable {
       answer === undefined
         ? { error: { class: 'CommandNotFound', desc: `The command ${execute} has not been found` }, id }
         : { return: answer, id };
-    socket.write(`${JSON.stringify(reply)}\r\n`);
+    const write = () => void socket.write(`${JSON.stringify(reply)}\r\n`);
+    if (this.#replies === undefined) {
+      write();
+    } else {
+      this.#replies.push(write);
+    }
   }
 
   #answerTo(command: string): unknown {
