@@ -30,14 +30,32 @@ const PAUSE = 50;
  * @throws KvmhaError when that could not be verified before the deadline: the caller's action has failed then
  */
 export async function fence(guest: Guest, seen: Look, deadline: Deadline, log: Log): Promise<void> {
-  const record = readRunningRecord(guest);
-  const known = [seen.qemu, seen.dying, record?.qemu].filter((each) => each !== undefined);
-  const images = seen.qemu === undefined ? (record?.images ?? []) : imagesOf(seen.qemu);
+  const images = writableImages(guest, seen);
+  await endProcesses(guest, seen, deadline, log);
+  await syncImages(guest, images, deadline, log);
+  removeRemains(guest, seen.uuid);
+}
+
+/** The images that a domain's qemu writes to, or wrote to while it ran. */
+export function writableImages(guest: Guest, { qemu }: Look): readonly RunImage[] {
+  return qemu === undefined ? (readRunningRecord(guest)?.images ?? []) : imagesOf(qemu);
+}
+
+/**
+ * Makes sure that no thread of any qemu of the domain is left.
+ *
+ * @throws KvmhaError `deadline`
+ */
+export async function endProcesses(guest: Guest, seen: Look, deadline: Deadline, log: Log): Promise<void> {
+  const known = [seen.qemu, seen.dying, readRunningRecord(guest)?.qemu].filter((each) => each !== undefined);
   await destroyDomain(guest, seen, deadline, log);
   await killProcesses(guest, known, deadline, log);
-  await syncImages(guest, images, deadline, log);
+}
+
+/** Forgets a domain whose end is verified: its records, and the sockets that its qemu had. */
+export function removeRemains(guest: Guest, seenUuid: string | undefined): void {
+  const uuid = seenUuid ?? guest.uuid ?? uuidForName(guest.name);
   removeRunningRecord(guest);
-  const uuid = seen.uuid ?? guest.uuid ?? uuidForName(guest.name);
   removeRecord(uuid);
   removeReported(uuid);
   removeResourceRecord(uuid);
@@ -94,7 +112,8 @@ function processesLeft(guest: Guest, known: readonly ProcessIdentity[]): Process
   return [...listed, ...known.filter(({ pid }) => !listed.some((each) => each.pid === pid))].filter(isAlive);
 }
 
-async function syncImages(
+/** Brings to storage what the host page cache holds back of what the guest wrote. @throws KvmhaError */
+export async function syncImages(
   guest: Guest,
   images: readonly RunImage[],
   deadline: Deadline,

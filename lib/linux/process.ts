@@ -135,6 +135,23 @@ export function processorTime(pid: number, thread: number): bigint | undefined {
   return first === undefined ? undefined : BigInt(first);
 }
 
+/** Bytes of memory that a process occupies, those in huge pages among them; undefined when it is gone. */
+export function memoryOf(pid: number): number | undefined {
+  const status = readProc(`/proc/${pid}/status`);
+  const kilobytes = (key: string) =>
+    Number(new RegExp(`^${key}:\\s*(\\d+) kB`, 'm').exec(status ?? '')?.[1] ?? 0);
+  return status === undefined ? undefined : (kilobytes('VmRSS') + kilobytes('HugetlbPages')) * 1024;
+}
+
+/** Wall-clock time at which a process was started. */
+export function startedAt({ startTime }: ProcessIdentity): Date {
+  const boot = Number(/^btime (\d+)$/m.exec(readProc('/proc/stat') ?? '')?.[1] ?? 0);
+  return new Date((boot + startTime / TICKS_PER_SECOND) * 1000);
+}
+
+/** USER_HZ, in which /proc counts: 100 on every architecture that runs KVM. */
+const TICKS_PER_SECOND = 100;
+
 /** Reads a file of /proc that vanishes with its process. */
 function readProc(path: string): string | undefined {
   try {
