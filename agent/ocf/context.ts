@@ -1,5 +1,5 @@
 import { mkdirSync } from 'node:fs';
-import { basename, join } from 'node:path';
+import { basename } from 'node:path';
 import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import { Deadline } from '../../lib/deadline.ts';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
@@ -14,7 +14,7 @@ import { Virsh } from '../../lib/libvirt/virsh.ts';
 import { OCF, OcfFailure } from '../../lib/ocf.ts';
 import type { Parameters } from '../../lib/parameters.ts';
 import type { Policy } from '../../lib/policy.ts';
-import { STATE_DIRECTORY } from '../../lib/record/directory.ts';
+import { RESOURCE_DIRECTORY, resourceFile } from '../../lib/record/resources.ts';
 import type { OcfEnvironment } from './environment.ts';
 import type { Log } from './log.ts';
 
@@ -120,15 +120,14 @@ async function domainIdentity(
 
 /** A file per resource, beside the guests' records. */
 function identityCache(instance: string): string {
-  const directory = join(STATE_DIRECTORY, 'resources');
   try {
-    mkdirSync(directory, { recursive: true, mode: 0o700 });
+    mkdirSync(RESOURCE_DIRECTORY, { recursive: true, mode: 0o700 });
   } catch (error) {
     if (errnoOf(error) !== 'EROFS' && errnoOf(error) !== 'EACCES' && errnoOf(error) !== 'ENOSPC') {
-      throw new KvmhaError('file', `${directory}: ${messageOf(error)}`, { cause: error });
+      throw new KvmhaError('file', `${RESOURCE_DIRECTORY}: ${messageOf(error)}`, { cause: error });
     }
   }
-  return join(directory, `${encodeURIComponent(instance).replaceAll('.', '%2E').slice(0, 200)}.json`);
+  return resourceFile(instance);
 }
 
 function codeOf(error: KvmhaError) {

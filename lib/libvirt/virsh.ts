@@ -39,20 +39,22 @@ export class Virsh {
     return output.stdout;
   }
 
+  /** Every domain that libvirt knows, active or not. */
+  async domains(deadline: Deadline): Promise<{ readonly name: string; readonly uuid: string }[]> {
+    const list = await this.command(['list', '--all', '--uuid', '--name'], deadline);
+    return list.split('\n').flatMap((line) => {
+      const match = /^(\S+) +(.*)$/.exec(line);
+      return match?.[1] === undefined || match[2] === undefined ? [] : [{ uuid: match[1], name: match[2] }];
+    });
+  }
+
   /**
    * The uuid of the domain of exactly this name.
    *
    * @returns undefined when libvirt has none of that name
    */
   async uuidOf(name: string, deadline: Deadline): Promise<string | undefined> {
-    const list = await this.command(['list', '--all', '--uuid', '--name'], deadline);
-    for (const line of list.split('\n')) {
-      const match = /^(\S+) +(.*)$/.exec(line);
-      if (match?.[2] === name) {
-        return match[1];
-      }
-    }
-    return undefined;
+    return (await this.domains(deadline)).find((domain) => domain.name === name)?.uuid;
   }
 
   /** What libvirt says of a domain; that it says nothing is a view, too. */

@@ -27,29 +27,38 @@ export function findQemuProcesses(domain: DomainIdentity): QemuProcess[] {
   return allPids().flatMap((pid) => qemuProcess(pid, domain) ?? []);
 }
 
+/** Every qemu process that runs a domain of libvirt's. @throws KvmhaError `file` as `findQemuProcesses` */
+export function allQemuProcesses(): NamedQemu[] {
+  return allPids().flatMap((pid) => readQemu(pid) ?? []);
+}
+
 /**
  * The qemu process `pid` if it runs the domain.
  *
  * @returns undefined when there is no such process, or it is another guest's or no guest's at all
  */
 export function qemuProcess(pid: number, domain: DomainIdentity): QemuProcess | undefined {
-  const stat = readStat(pid);
-  const argv = stat === undefined ? undefined : readArguments(pid);
-  if (stat === undefined || argv === undefined || argv.length === 0) {
-    return undefined;
-  }
-  if (!argv.includes('-name') || !argv.includes('-uuid')) {
-    return undefined;
-  }
-  const guest = guestOf(argv);
-  if (guest.name === undefined || guest.uuid === undefined) {
-    return undefined;
-  }
+  const qemu = readQemu(pid);
   const same =
     domain.uuid === undefined
-      ? guest.name === domain.name
-      : guest.uuid.toLowerCase() === domain.uuid.toLowerCase();
-  return same ? { pid, startTime: stat.startTime, state: stat.state, argv, uuid: guest.uuid } : undefined;
+      ? qemu?.name === domain.name
+      : qemu?.uuid.toLowerCase() === domain.uuid.toLowerCase();
+  return same ? qemu : undefined;
+}
+
+type NamedQemu = QemuProcess & { readonly name: string; readonly uuid: string };
+
+function readQemu(pid: number): NamedQemu | undefined {
+  const stat = readStat(pid);
+  const argv = stat === undefined ? undefined : readArguments(pid);
+  if (stat === undefined || argv === undefined || !argv.includes('-name') || !argv.includes('-uuid')) {
+    return undefined;
+  }
+  const { name, uuid } = guestOf(argv);
+  if (name === undefined || uuid === undefined) {
+    return undefined;
+  }
+  return { pid, startTime: stat.startTime, state: stat.state, argv, name, uuid };
 }
 
 /**
