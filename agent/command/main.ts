@@ -1,30 +1,172 @@
-import { Command, CommanderError } from 'commander';
+import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { version } from '../built-in.ts';
 import { print, printError } from '../output.ts';
+import { EXIT, UsageError } from './exit.ts';
 import { addWatch } from './watch.ts';
 
+/** Options that every command has. */
+export interface CommonOptions {
+  readonly connect: string;
+  /** Seconds. */
+  readonly timeout: number;
+}
+
+const EXIT_CODES = `
+Exit codes: 0 done, or all is well; 1 not done, or something needs attention; 2 wrong usage.`;
+
 /**
- * Runs the operator's command line.
+ * Runs the operator's command line. What a command does is loaded when it is called.
  *
  * @returns the exit code
  */
 export async function runCommand(args: readonly string[]): Promise<number> {
+  let code: number = EXIT.DONE;
   const program = new Command('kvmha')
-    .description('Failover-safe KVM guests for Pacemaker clusters')
+    .description(
+      'Failover-safe KVM guests for Pacemaker clusters: looks at the guests of this node, and deals with those that ' +
+        'are preserved for a post-mortem. GUEST is a name, a uuid, or the name of the cluster resource.',
+    )
     .version(version())
     .configureOutput({ writeOut: print, writeErr: printError })
+    .addHelpText('after', EXIT_CODES)
     .exitOverride();
-  let code = 0;
+
+  function command(name: string, summary: string, description: string, seconds: number): Command {
+    return program
+      .command(name)
+      .summary(summary)
+      .description(`${summary}. ${description}`)
+      .option('-c, --connect <uri>', 'connection to the local hypervisor', 'qemu:///system')
+      .option('-t, --timeout <seconds>', 'give up after this time', readSeconds, seconds);
+  }
+
+  command(
+    'status',
+    'Show the guests of this node',
+    'Lists every guest that kvmha has records of or QEMU runs for, and every domain that libvirt knows: its ' +
+      'state, since when, the fault, and the memory that its QEMU occupies. Works without libvirt and cluster.',
+    30,
+  )
+    .argument('[guest]', 'only this one')
+    .option('--json', 'as JSON')
+    .addHelpText(
+      'after',
+      `\nExit codes: 0 all is well; 1 something needs attention, or nothing is known of GUEST; 2 wrong usage.`,
+    )
+    .action(async (guest: string | undefined, options) => {
+      code = await (await import('./status.ts')).status(guest, options);
+    });
+
+  command(
+    'proof',
+    'Show the proof that a guest is failover-safe, item by item',
+    'For a guest whose quiescing was begun: what of the proof holds now, and what was seen. For any other: whether ' +
+      'it could be quiesced, and what would be refused. Changes nothing.',
+    30,
+  )
+    .argument('<guest>')
+    .option('--json', 'as JSON')
+    .addHelpText(
+      'after',
+      `\nExit codes: 0 the proof is complete, or would be possible; 1 it is not; 2 wrong usage.`,
+    )
+    .action(async (guest: string, options) => {
+      code = await (await import('./proof.ts')).proof(guest, options);
+    });
+
+  command(
+    'quiesce',
+    'Make a guest failover-safe by hand',
+    'Stops the guest, takes its images out of QEMU, and proves it, as the agent does after a fault of the host. A ' +
+      'guest that was running is stopped, too: it goes on only by a boot, here after "kvmha release", or elsewhere. ' +
+      'If it cannot be proved, what was done is undone as far as possible. The cluster, if one manages the guest, ' +
+      'is told to keep it away from this node, and starts it on another one at its next monitor.',
+    60,
+  )
+    .argument('<guest>')
+    .option('-r, --resource <id>', 'the cluster resource that the guest is, where kvmha does not know it')
+    .option('--reason <text>', 'why, for the record and for the cluster', 'quiesced by hand')
+    .addHelpText('after', `\nExit codes: 0 it is quiesced-failover-safe; 1 it is not; 2 wrong usage.`)
+    .action(async (guest: string, options) => {
+      code = await (await import('./quiesce.ts')).quiesce(guest, options);
+    });
+
+  command(
+    'release',
+    'End a preserved guest',
+    'Ends the QEMU of a guest that is quiesced-failover-safe, or whose quiescing was begun, and verifies its end. ' +
+      'Its images, which another node may use, are left as they are. Then removes the records and the mark that ' +
+      'keeps the guest away from this node, and cleans up the resource in the cluster. A guest that runs is refused.',
+    60,
+  )
+    .argument('<guest>')
+    .option('-r, --resource <id>', 'the cluster resource that the guest is, where kvmha does not know it')
+    .option('-f, --force', 'also where libvirt cannot be kept from changing the owner of the images')
+    .addHelpText(
+      'after',
+      `\nExit codes: 0 it is released; 1 it is not, or not known to the cluster as such; 2 wrong usage.`,
+    )
+    .action(async (guest: string, options) => {
+      code = await (await import('./release.ts')).release(guest, options);
+    });
+
+  command(
+    'postmortem',
+    'Collect what can be known of a guest that stands still',
+    'Writes its memory, the state of its QEMU and its libvirt domain, its log, its record and its proof into a new ' +
+      'folder that root alone can read. manifest.json, written last, lists the files with their SHA-256.',
+    24 * 3600,
+  )
+    .argument('<guest>')
+    .option(
+      '-o, --output <directory>',
+      'the folder to be made [default: one below the dump.directory of the policy]',
+    )
+    .option('--memory', 'dump the memory also after a memory error of the host, which may end QEMU')
+    .option('--no-memory', 'do not dump the memory')
+    .option('--format <format>', 'elf or kdump-zlib [default: dump.format of the policy]', readFormat)
+    .option('--policy <file>', 'the policy file')
+    .option('--then-release', 'release the guest if everything was collected')
+    .addHelpText('after', `\nExit codes: 0 everything was collected; 1 something is missing; 2 wrong usage.`)
+    .action(async (guest: string, options) => {
+      code = await (await import('./postmortem.ts')).postmortem(guest, options);
+    });
+
   addWatch(program, (result) => {
     code = result;
   });
+
   try {
+    if (args.length === 0) {
+      printError(`${program.helpInformation()}${EXIT_CODES}\n`);
+      return EXIT.USAGE;
+    }
     await program.parseAsync(args, { from: 'user' });
     return code;
   } catch (error) {
     if (error instanceof CommanderError) {
-      return error.exitCode;
+      return error.exitCode === 0 ? EXIT.DONE : EXIT.USAGE;
+    }
+    if (error instanceof UsageError || isKvmhaError(error)) {
+      printError(`kvmha: ${messageOf(error)}\n`);
+      return error instanceof UsageError ? EXIT.USAGE : EXIT.FAILED;
     }
     throw error;
   }
+}
+
+function readSeconds(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds > 0 && seconds <= 1_000_000)) {
+    throw new InvalidArgumentError('It is a number of seconds.');
+  }
+  return seconds;
+}
+
+function readFormat(text: string): string {
+  if (text !== 'elf' && text !== 'kdump-zlib') {
+    throw new InvalidArgumentError('It is elf or kdump-zlib.');
+  }
+  return text;
 }

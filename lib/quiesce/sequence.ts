@@ -1,4 +1,4 @@
-import { existsSync, rmSync, statfsSync, writeFileSync } from 'node:fs';
+import { rmSync, writeFileSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
@@ -12,9 +12,10 @@ import {
   removeRecord,
   writeRecord,
 } from '../record/record.ts';
-import { assess, type Medium, type Plan } from './assess.ts';
+import type { Medium, Plan } from './assess.ts';
+import { assessGuest } from './assess-guest.ts';
 import { identifyImages } from './image.ts';
-import { blockNodes, devicePath, inspect, nodesInUse, requestsMade } from './inspection.ts';
+import { blockNodes, devicePath, nodesInUse, requestsMade } from './inspection.ts';
 import { guestRanSince, inactiveSentinels, isQuiet, observeProof, VcpuWatch } from './observe.ts';
 import { isComplete, missingItems, type Proof } from './proof.ts';
 import { makeSentinelFile, newSentinel, type Sentinel } from './sentinel.ts';
@@ -89,22 +90,8 @@ export async function quiesce(
     // It was interrupted early, and the guest may have run since, and been given other disks.
     await undo(target, begun, deadline);
   }
-  const inspection = await inspect(target.qemu.argv, target.monitor, deadline);
-  const assessment = assess(inspection, fileSystemOf);
-  if (assessment.kind === 'refused') {
-    return assessment;
-  }
-  const { plan } = assessment;
-  let images: FileIdentity[];
-  try {
-    images = identifyImages(
-      target.qemu.pid,
-      plan.media.flatMap((medium) => medium.files),
-    );
-  } catch (error) {
-    return { kind: 'refused', reasons: [messageOf(error)] };
-  }
-  return sequence.begin(plan, images);
+  const assessment = await assessGuest(target.qemu, target.monitor, deadline);
+  return assessment.kind === 'refused' ? assessment : sequence.begin(assessment.plan, assessment.images);
 }
 
 /** Whether a record speaks of this very qemu, and not of an earlier one of the same domain. */
@@ -467,8 +454,4 @@ export async function undo(target: QuiesceTarget, record: QuiesceRecord, deadlin
     await execute('set_link', { name, up: true });
   }
   removeRecord(record.uuid);
-}
-
-function fileSystemOf(path: string): number | undefined {
-  return existsSync(path) ? statfsSync(path).type : undefined;
 }

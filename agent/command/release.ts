@@ -1,0 +1,91 @@
+import type { Deadline } from '../../lib/deadline.ts';
+import type { Guest } from '../../lib/guest/guest.ts';
+import { release as releaseGuest, releaseRefusal } from '../../lib/guest/release.ts';
+import { jobState, readJob, removeJob } from '../../lib/record/postmortem-job.ts';
+import { classify } from '../../lib/state/classify.ts';
+import { print, printError } from '../output.ts';
+import { chooseGuest, deadlineOf, withLockedLook } from './chosen.ts';
+import { ConsoleLog, plain } from './console.ts';
+import { EXIT, type ExitCode } from './exit.ts';
+import type { CommonOptions } from './main.ts';
+import { cleanUp, type Told, tellReleased } from './placement.ts';
+import { leftRecord } from './report.ts';
+import { size } from './table.ts';
+
+export async function release(
+  word: string,
+  options: CommonOptions & { readonly resource?: string; readonly force?: true },
+): Promise<ExitCode> {
+  const deadline = deadlineOf(options);
+  const { guest } = await chooseGuest(word, options, deadline);
+  const ended = await endPreserved(
+    { ...guest, resource: options.resource ?? guest.resource },
+    { force: options.force === true, cleanUp: true, ownJob: false },
+    deadline,
+  );
+  for (const line of ended.lines) {
+    (ended.done ? print : printError)(`${ended.done ? '' : 'kvmha: '}${plain(line)}.\n`);
+  }
+  return ended.done ? EXIT.DONE : EXIT.FAILED;
+}
+
+export interface EndOptions {
+  readonly force: boolean;
+  /** Let the cluster forget that the guest failed here: an operator has looked at it. */
+  readonly cleanUp: boolean;
+  /** This process is the guest's post-mortem. */
+  readonly ownJob: boolean;
+}
+
+/**
+ * Ends a preserved guest and tells the cluster.
+ *
+ * @returns what happened and what to do next, in sentences without their full stop
+ */
+export async function endPreserved(
+  guest: Guest,
+  options: EndOptions,
+  deadline: Deadline,
+): Promise<{ readonly done: boolean; readonly lines: readonly string[] }> {
+  const { name } = guest;
+  const ended = await withLockedLook(guest, deadline, async (seen) => {
+    const classification = classify(seen.observation);
+    const job = seen.uuid === undefined ? undefined : readJob(seen.uuid);
+    const resource = (seen.record ?? leftRecord(seen.uuid))?.resource ?? guest.resource;
+    const known = { ...guest, resource };
+    const refusal =
+      releaseRefusal(known, classification, seen) ??
+      (job !== undefined && jobState(job) === 'running' && !options.ownJob && !options.force
+        ? `A post-mortem of ${name} is being collected in ${job.directory}; wait for it, or give --force`
+        : undefined);
+    if (refusal !== undefined) {
+      return { resource, refusal };
+    }
+    const outcome = await releaseGuest(known, seen, options, deadline, new ConsoleLog());
+    if (outcome.kind === 'refused') {
+      return { resource, refusal: `${name} was not released. ${outcome.why}, or give --force` };
+    }
+    if (seen.uuid !== undefined) {
+      removeJob(seen.uuid);
+    }
+    return { resource, outcome };
+  });
+  if (ended.outcome === undefined) {
+    return { done: false, lines: [ended.refusal] };
+  }
+  const { pid, memory, remarks } = ended.outcome;
+  const lines = [
+    pid === undefined
+      ? `${name} has no qemu here any more; what was left of it is removed`
+      : `${name} is released: its qemu, process ${pid}, has ended, and the ${size(memory)} of memory that it held are free`,
+    ...remarks,
+  ];
+  const told = ended.resource === undefined ? [] : await tell(ended.resource, options, deadline);
+  return { done: told.every(({ done }) => done), lines: [...lines, ...told.map(({ words }) => words)] };
+}
+
+async function tell(resource: string, options: EndOptions, deadline: Deadline): Promise<Told[]> {
+  const released = await tellReleased(resource, deadline);
+  const cleaned = options.cleanUp && released.done ? await cleanUp(resource, deadline) : undefined;
+  return cleaned === undefined ? [released] : [released, cleaned];
+}

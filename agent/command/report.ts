@@ -1,0 +1,156 @@
+import type { Deadline } from '../../lib/deadline.ts';
+import { isKvmhaError } from '../../lib/error.ts';
+import type { Guest } from '../../lib/guest/guest.ts';
+import { memoryOf, startedAt } from '../../lib/linux/process.ts';
+import { isComplete, missingItems, type Proof, type ProofItem } from '../../lib/quiesce/proof.ts';
+import { type JobState, jobState, readJob } from '../../lib/record/postmortem-job.ts';
+import { type QuiesceRecord, readRecord } from '../../lib/record/record.ts';
+import { type Classification, classify, type GuestState } from '../../lib/state/classify.ts';
+import { withLook } from './chosen.ts';
+
+/** One guest as `kvmha status` shows it, and as its JSON. */
+export interface GuestReport {
+  readonly name: string;
+  readonly uuid: string | null;
+  readonly resource: string | null;
+  readonly state: GuestState;
+  /** What was seen. */
+  readonly reason: string;
+  readonly fault: string | null;
+  /** ISO 8601: for a quiesced guest when its quiescing began, else when its qemu was started. */
+  readonly since: string | null;
+  readonly qemu: { readonly pid: number; readonly memory: number } | null;
+  readonly proof: {
+    readonly complete: boolean;
+    readonly missing: readonly { readonly item: ProofItem; readonly seen: string }[];
+  } | null;
+  readonly postmortem: {
+    readonly state: JobState;
+    readonly directory: string;
+    readonly why: string | null;
+  } | null;
+  /** What an operator should know or do; null when there is nothing. */
+  readonly attention: string | null;
+}
+
+/** Looks at a guest. */
+export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport> {
+  return withLook(guest, deadline, (seen) => {
+    const classification = classify(seen.observation);
+    const { qemu } = seen;
+    const record = seen.record ?? leftRecord(seen.uuid);
+    const job = seen.uuid === undefined ? undefined : readJob(seen.uuid);
+    const facts: Facts = {
+      guest,
+      classification,
+      record,
+      proof: seen.observation.proof,
+      quiesceBegun: seen.observation.quiesceBegun,
+      pid: qemu?.pid,
+    };
+    return {
+      name: guest.name,
+      uuid: seen.uuid ?? null,
+      resource: record?.resource ?? guest.resource ?? null,
+      state: classification.state,
+      reason: classification.reason,
+      fault: record?.fault ?? classification.fault ?? null,
+      since: record?.begun ?? (qemu === undefined ? null : startedAt(qemu).toISOString()),
+      qemu: qemu === undefined ? null : { pid: qemu.pid, memory: memoryOf(qemu.pid) ?? 0 },
+      proof: proofReport(facts),
+      postmortem:
+        job === undefined
+          ? null
+          : { state: jobState(job), directory: job.directory, why: job.end?.failure ?? null },
+      attention: attentionTo(facts) ?? null,
+    };
+  });
+}
+
+/** The record of a qemu that is gone: the guest was preserved, and something ended it. */
+export function leftRecord(uuid: string | undefined): QuiesceRecord | undefined {
+  try {
+    return uuid === undefined ? undefined : readRecord(uuid);
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined; // knownGuests says that it cannot be read
+    }
+    throw error;
+  }
+}
+
+/** What the attention that a guest needs depends on. */
+export interface Facts {
+  readonly guest: Pick<Guest, 'name'>;
+  readonly classification: Classification;
+  readonly record: Pick<QuiesceRecord, 'qemu'> | undefined;
+  readonly proof: Proof | undefined;
+  readonly quiesceBegun: boolean;
+  readonly pid: number | undefined;
+}
+
+function proofReport({ proof, quiesceBegun }: Facts): GuestReport['proof'] {
+  if (!quiesceBegun && proof === undefined) {
+    return null;
+  }
+  const missing = missingItems(proof).map((item) => ({ item, seen: proof?.[item]?.seen ?? 'not seen' }));
+  return { complete: isComplete(proof), missing };
+}
+
+/** What an operator should know or do about a guest. */
+export function attentionTo({
+  guest,
+  classification,
+  record,
+  proof,
+  quiesceBegun,
+  pid,
+}: Facts): string | undefined {
+  const { name } = guest;
+  const { state, reason, fault } = classification;
+  switch (state) {
+    case 'quiesced-failover-safe':
+      return (
+        `the whole proof holds, so it may run elsewhere. Its qemu, process ${pid}, is kept for a post-mortem: ` +
+        `"kvmha postmortem ${name}" collects it, "kvmha release ${name}" ends it`
+      );
+    case 'faulted':
+      return quiesceBegun
+        ? `its quiescing was begun, and is not proved: ${missing(proof)}. "kvmha quiesce ${name}" goes on with it, ` +
+            `"kvmha release ${name}" ends the guest`
+        : `${reason}. In a cluster its next monitor quiesces it; by hand "kvmha quiesce ${name}" does`;
+    case 'degraded':
+      return `it runs, but ${fault ?? reason}. Look at the node's storage and log, and migrate the guest away`;
+    case 'out-of-space':
+      return `its storage is full. Make room, then "virsh resume ${name}"`;
+    case 'crashed':
+      return `${reason}. In a cluster its next monitor restarts it; "kvmha postmortem ${name}" collects it before`;
+    case 'post-copy':
+      return `${reason}. It lives on two nodes: let the migration end, or end it on the side that is to be given up`;
+    case 'unknown':
+      return `${reason}. ${pid === undefined ? 'Look at libvirt' : `Look at process ${pid} and at libvirt`} on this node`;
+    case 'shut-off-process-left':
+      return `${reason}. In a cluster its next monitor, or a stop, ends what is left of it`;
+    case 'shut-off':
+      return record === undefined
+        ? undefined
+        : `it was preserved, and its qemu, process ${record.qemu.pid}, has ended. "kvmha release ${name}" removes ` +
+            'its record and lets it run here again';
+    case 'running':
+    case 'transient':
+    case 'paused-by-operator':
+    case 'incoming':
+    case 'migrated-away':
+    case 'suspended':
+      return undefined;
+  }
+}
+
+function missing(proof: Proof | undefined): string {
+  if (proof === undefined) {
+    return 'the proof could not be looked at';
+  }
+  return missingItems(proof)
+    .map((item) => `${item} (${proof[item]?.seen ?? 'not seen'})`)
+    .join(', ');
+}

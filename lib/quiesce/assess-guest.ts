@@ -1,0 +1,42 @@
+import { existsSync, statfsSync } from 'node:fs';
+import type { Deadline } from '../deadline.ts';
+import { isKvmhaError, messageOf } from '../error.ts';
+import type { FileIdentity } from '../linux/open-files.ts';
+import type { QemuProcess } from '../qemu/qemu-process.ts';
+import type { Monitor } from '../qemu/qmp.ts';
+import { type Assessment, assess, type Plan } from './assess.ts';
+import { identifyImages } from './image.ts';
+import { inspect } from './inspection.ts';
+
+/**
+ * Whether a guest could be quiesced now, and how: its plan with the images of its media, or the reasons why not.
+ * Changes nothing.
+ *
+ * @throws KvmhaError as `inspect`
+ */
+export async function assessGuest(
+  qemu: QemuProcess,
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<
+  | { readonly kind: 'plan'; readonly plan: Plan; readonly images: readonly FileIdentity[] }
+  | Extract<Assessment, { kind: 'refused' }>
+> {
+  const assessment = assess(await inspect(qemu.argv, monitor, deadline), fileSystemOf);
+  if (assessment.kind === 'refused') {
+    return assessment;
+  }
+  const files = assessment.plan.media.flatMap((medium) => medium.files);
+  try {
+    return { ...assessment, images: identifyImages(qemu.pid, files) };
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return { kind: 'refused', reasons: [messageOf(error)] };
+    }
+    throw error;
+  }
+}
+
+function fileSystemOf(path: string): number | undefined {
+  return existsSync(path) ? statfsSync(path).type : undefined;
+}

@@ -1,0 +1,164 @@
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { attentionTo, type Facts, type GuestReport } from '../../../agent/command/report.ts';
+import { isWell, renderProblems, renderStatus, type StatusReport } from '../../../agent/command/status.ts';
+import { table } from '../../../agent/command/table.ts';
+import { GUEST_STATES } from '../../../lib/state/classify.ts';
+
+const running: GuestReport = {
+  name: 'web',
+  uuid: '11111111-1111-4222-8333-444444444444',
+  resource: 'vm-web',
+  state: 'running',
+  reason: 'QMP says running',
+  fault: null,
+  since: '2026-11-25T02:01:07.123Z',
+  qemu: { pid: 318, memory: 3 * 1024 ** 3 },
+  proof: null,
+  postmortem: null,
+  attention: null,
+};
+const preserved: GuestReport = {
+  ...running,
+  name: 'db',
+  state: 'quiesced-failover-safe',
+  fault: 'io-error',
+  qemu: { pid: 99, memory: 46_813_184 },
+  proof: { complete: true, missing: [] },
+  attention: 'release it',
+};
+
+function report(...guests: GuestReport[]): StatusReport {
+  return { node: 'node1', time: '2026-11-25T02:02:00.000Z', libvirtSilent: null, problems: [], guests };
+}
+
+describe('the list of guests', () => {
+  test('has a column for what is known, and none for what no guest has', () => {
+    assert.equal(
+      renderStatus(report(running)),
+      'GUEST  STATE    SINCE                 QEMU  MEMORY   RESOURCE\n' +
+        'web    running  2026-11-25T02:01:07Z  318   3.0 GiB  vm-web\n',
+    );
+  });
+
+  test('says beneath what needs attention', () => {
+    assert.equal(
+      renderStatus(report(preserved, running)),
+      'GUEST  STATE                   SINCE                 FAULT     QEMU  MEMORY   PROOF     RESOURCE\n' +
+        'db     quiesced-failover-safe  2026-11-25T02:01:07Z  io-error  99    45 MiB   complete  vm-web\n' +
+        'web    running                 2026-11-25T02:01:07Z            318   3.0 GiB            vm-web\n' +
+        '\ndb: release it.\n',
+    );
+  });
+
+  test('says that there is none', () => {
+    assert.equal(renderStatus(report()), 'no guest is known on node1\n');
+  });
+
+  test('counts what a proof lacks', () => {
+    const missing = [{ item: 'images-released', seen: 'a lock' }] as const;
+    assert.match(renderStatus(report({ ...preserved, proof: { complete: false, missing } })), /lacks 1/);
+  });
+
+  test('tells of a post-mortem', () => {
+    const postmortem = { directory: '/d', why: null };
+    const note = (state: 'running' | 'done' | 'failed' | 'lost') =>
+      renderStatus(
+        report({ ...running, postmortem: { ...postmortem, state, why: state === 'failed' ? 'full' : null } }),
+      );
+    assert.match(note('running'), /web: a post-mortem is being collected in \/d\./);
+    assert.match(note('done'), /web: a post-mortem is in \/d\./);
+    assert.match(note('failed'), /web: its post-mortem in \/d is not complete: full\./);
+    assert.match(note('lost'), /web: its post-mortem in \/d was interrupted\./);
+  });
+
+  test('does not let a name control the terminal', () => {
+    const text = renderStatus(report({ ...running, name: '\u001b[31mred\nblue' }));
+    assert.match(text, /^\[31mred blue /m);
+    assert.ok(!text.includes('\u001b'));
+  });
+});
+
+describe('whether all is well', () => {
+  test('it is with guests that need no attention, and with none', () => {
+    assert.ok(isWell(report()));
+    assert.ok(isWell(report(running)));
+  });
+
+  test('it is not when a guest needs attention, a record cannot be read or libvirt is silent', () => {
+    assert.ok(!isWell(report(running, preserved)));
+    assert.ok(!isWell({ ...report(running), problems: ['a record is damaged'] }));
+    assert.ok(!isWell({ ...report(running), libvirtSilent: 'connection refused' }));
+  });
+
+  test('what kept the list from being complete is told', () => {
+    assert.equal(renderProblems(report()), '');
+    assert.equal(
+      renderProblems({ ...report(), libvirtSilent: 'refused', problems: ['x is damaged'] }),
+      'kvmha: libvirt does not answer, so this is what processes and records tell: refused\nkvmha: x is damaged\n',
+    );
+  });
+});
+
+describe('the attention that a guest needs', () => {
+  const facts: Facts = {
+    guest: { name: 'web' },
+    classification: { state: 'running', reason: 'what was seen' },
+    record: undefined,
+    proof: undefined,
+    quiesceBegun: false,
+    pid: 318,
+  };
+  const attention = (state: Facts['classification']['state'], more: Partial<Facts> = {}) =>
+    attentionTo({ ...facts, classification: { ...facts.classification, state }, ...more });
+
+  test('healthy states need none, the others do', () => {
+    const none = GUEST_STATES.filter((state) => attention(state) === undefined);
+    assert.deepEqual(none, [
+      'running',
+      'transient',
+      'paused-by-operator',
+      'incoming',
+      'migrated-away',
+      'suspended',
+      'shut-off',
+    ]);
+  });
+
+  test('names the next command for a preserved guest', () => {
+    assert.match(
+      attention('quiesced-failover-safe') ?? '',
+      /process 318.*"kvmha postmortem web".*"kvmha release web"/,
+    );
+  });
+
+  test('says what a proof lacks', () => {
+    const said = attention('faulted', {
+      quiesceBegun: true,
+      proof: {
+        'qemu-alive': { holds: true, seen: 'yes' },
+        'images-released': { holds: false, seen: 'a lock' },
+      },
+    });
+    assert.match(said ?? '', /not proved: .*images-released \(a lock\).*"kvmha quiesce web" goes on/);
+    assert.doesNotMatch(said ?? '', /qemu-alive/);
+  });
+
+  test('tells of a preserved guest that has ended by itself', () => {
+    const record = { qemu: { pid: 7, startTime: 1 } };
+    assert.match(attention('shut-off', { record }) ?? '', /process 7, has ended\. "kvmha release web"/);
+  });
+});
+
+describe('a table', () => {
+  test('has no column without content', () => {
+    assert.equal(
+      table([
+        ['A', 'B', 'C'],
+        ['1', '', '3'],
+        ['10', '', ''],
+      ]),
+      'A   C\n1   3\n10\n',
+    );
+  });
+});
