@@ -1,5 +1,5 @@
 import { isKvmhaError, messageOf } from '../../../lib/error.ts';
-import type { OcfCode } from '../../../lib/ocf.ts';
+import { OCF, type OcfCode } from '../../../lib/ocf.ts';
 import { uuidForName } from '../../../lib/record/directory.ts';
 import { removeResourceRecord } from '../../../lib/record/resource-record.ts';
 import { act } from '../act.ts';
@@ -16,6 +16,10 @@ export async function stop(context: ActionContext): Promise<OcfCode> {
       throw error;
     }
     context.log.warn(`${context.guest.name}: ${messageOf(error)}`);
+  }
+  if (code === OCF.SUCCESS && context.parameters.preserved_guest !== 'keep') {
+    const { disposeOfPreserved } = await import('../preserved.ts');
+    await disposeOfPreserved(context);
   }
   return code;
 }

@@ -1,0 +1,105 @@
+import { spawn } from 'node:child_process';
+import { closeSync, openSync } from 'node:fs';
+import { clearPreserved } from '../../lib/cluster/placement.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
+import { closeLook, look } from '../../lib/guest/look.ts';
+import { release } from '../../lib/guest/release.ts';
+import { isAlive } from '../../lib/linux/process.ts';
+import { uuidForName } from '../../lib/record/directory.ts';
+import { lockDomain } from '../../lib/record/lock.ts';
+import { jobLog, jobState, readJob } from '../../lib/record/postmortem-job.ts';
+import { allRecords, type QuiesceRecord, readRecord } from '../../lib/record/record.ts';
+import { classify } from '../../lib/state/classify.ts';
+import type { ActionContext } from './context.ts';
+
+/**
+ * Does with a preserved guest what the parameter preserved_guest says, after a stop has found it so. That this fails
+ * is no failure of the stop: the guest stays preserved, which is safe.
+ */
+export async function disposeOfPreserved(context: ActionContext): Promise<void> {
+  const { guest, parameters, log } = context;
+  try {
+    const record = recordOf(context);
+    if (record === undefined || !isAlive(record.qemu)) {
+      return; // It was stopped, not preserved.
+    }
+    if (parameters.preserved_guest === 'destroy') {
+      await destroy(context, record);
+    } else if (parameters.preserved_guest === 'dump') {
+      dump(context, record);
+    }
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    log.err(`${guest.name} stays preserved: ${messageOf(error)}`);
+  }
+}
+
+/** libvirt makes up a uuid for a domain without one, unless the agent has started it. */
+function recordOf({ guest }: ActionContext): QuiesceRecord | undefined {
+  return (
+    readRecord(guest.uuid ?? uuidForName(guest.name)) ??
+    allRecords().find((record): record is QuiesceRecord => 'media' in record && record.name === guest.name)
+  );
+}
+
+async function destroy(
+  { guest, deadline, log }: ActionContext,
+  { uuid, resource }: QuiesceRecord,
+): Promise<void> {
+  const lock = await lockDomain(uuid, deadline);
+  try {
+    const seen = await look(guest, deadline);
+    closeLook(seen);
+    const { state, reason } = classify(seen.observation);
+    if (state !== 'quiesced-failover-safe') {
+      throw new KvmhaError('malformed', `it is ${state} now (${reason})`);
+    }
+    log.info(`${guest.name}: ending it, as preserved_guest=destroy says`);
+    const outcome = await release(guest, seen, { force: false }, deadline, log);
+    if (outcome.kind === 'refused') {
+      throw new KvmhaError('program-failed', outcome.why);
+    }
+  } finally {
+    lock.release();
+  }
+  const cleared = resource === undefined ? undefined : await clearPreserved(resource, deadline);
+  if (cleared !== undefined && cleared.kind !== 'done' && cleared.kind !== 'none') {
+    log.warn(`${guest.name}: ${resource} is still kept away from this node: ${cleared.why}`);
+  }
+}
+
+/**
+ * Starts a post-mortem that outlives this action: a dump takes longer than any stop may. It is a process in a session
+ * of its own, which the cluster neither waits for nor kills, and which writes to a log beside the guest's records.
+ */
+function dump({ guest, parameters, log }: ActionContext, { uuid }: QuiesceRecord): void {
+  const job = readJob(uuid);
+  if (job !== undefined && jobState(job) !== 'lost') {
+    log.info(`${guest.name}: its post-mortem in ${job.directory} is ${jobState(job)}`);
+    return;
+  }
+  const path = jobLog(uuid);
+  const file = openSync(path, 'a', 0o600);
+  try {
+    const words = ['postmortem', uuid, '--then-release', '--connect', parameters.hypervisor];
+    const child = spawn(process.execPath, [...words, '--policy', parameters.policy], {
+      detached: true,
+      stdio: ['ignore', file, file],
+      cwd: '/',
+    });
+    child.on('error', () => {
+      // It is known at once, see below.
+    });
+    if (child.pid === undefined) {
+      throw new KvmhaError('program-missing', `${process.execPath} could not be started for its post-mortem`);
+    }
+    child.unref();
+    log.info(
+      `${guest.name}: collecting its post-mortem, process ${child.pid}, log ${path}; then it is ended`,
+    );
+  } finally {
+    closeSync(file);
+  }
+}
