@@ -9,9 +9,14 @@ import { DEFAULT_POLICY_PATH, readParameters } from '../../lib/parameters.ts';
 import { DEFAULT_POLICY, loadPolicy, type Policy } from '../../lib/policy.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
 import { addReported } from '../../lib/record/reported.ts';
-import { type ResourceRecord, readResourceRecord } from '../../lib/record/resource-record.ts';
+import {
+  allResourceRecords,
+  type ResourceRecord,
+  readResourceRecord,
+} from '../../lib/record/resource-record.ts';
+import { hasRunningRecord } from '../../lib/record/running-record.ts';
 import { Semaphore } from '../../lib/semaphore.ts';
-import type { GuestName, GuestPolicy, Recovery, World } from '../../lib/watch/world.ts';
+import type { GuestName, GuestPolicy, Recovery, ResourceGuest, World } from '../../lib/watch/world.ts';
 import { quiesceFaulted } from '../ocf/act.ts';
 import { type ActionContext, makeContext } from '../ocf/context.ts';
 import { readEnvironment } from '../ocf/environment.ts';
@@ -42,6 +47,20 @@ export class NodeWorld implements World {
   constructor(log: Log, journal: Journal) {
     this.log = log;
     this.journal = journal;
+  }
+
+  guests(): ResourceGuest[] {
+    return allResourceRecords().flatMap((record) => {
+      if (isKvmhaError(record)) {
+        this.#tellOnce(messageOf(record));
+        return [];
+      }
+      const { name, uuid, environment } = record;
+      if (!hasRunningRecord({ name, uuid })) {
+        return [];
+      }
+      return { name, uuid, hypervisor: readParameters(environment).parameters.hypervisor };
+    });
   }
 
   async policy(guest: GuestName): Promise<GuestPolicy> {

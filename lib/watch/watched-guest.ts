@@ -38,6 +38,7 @@ export class WatchedGuest implements GuestName {
   #lookWanted = false;
   #working: Promise<void> | undefined;
   #classification: Classification | undefined;
+  #isSilent = false;
   #verdict = '';
   #lastAttempt = Number.NEGATIVE_INFINITY;
   /** Nothing is left to do about the fault that was seen last. */
@@ -177,16 +178,24 @@ export class WatchedGuest implements GuestName {
   async #judgeState(monitor: Monitor): Promise<void> {
     const observation = await lookThrough(monitor, this.uuid, Deadline.in(PATIENCE));
     if (observation.monitor.kind === 'silent') {
-      this.#world.log.warn(`${this.name}: QEMU does not answer: ${observation.monitor.why}`);
-      this.#record({ what: 'seen', silent: observation.monitor.why });
-      // The answer would be taken for that to the next question; whoever follows the guest connects again.
+      this.#hearNothing(observation.monitor.why);
+      // A late answer would be taken for that to the next question; whoever follows the guest connects again.
       monitor.close();
       return;
     }
+    this.#isSilent = false;
     const policy = await this.#world.policy(this);
     const classification = classify(observation);
     this.#classification = classification;
     await this.#follow(verdictOnState(classification, policy.state), policy.watch.mode);
+  }
+
+  #hearNothing(why: string): void {
+    if (!this.#isSilent) {
+      this.#world.log.warn(`${this.name}: QEMU does not answer: ${why}`);
+      this.#record({ what: 'seen', silent: why });
+    }
+    this.#isSilent = true;
   }
 
   async #follow(verdict: WatchVerdict, mode: 'act' | 'observe'): Promise<void> {

@@ -1,6 +1,7 @@
 import { type FSWatcher, readdirSync, statSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, messageOf } from '../error.ts';
+import { LibvirtStream } from './libvirt-stream.ts';
 import { QmpStream } from './qmp-stream.ts';
 import type { World } from './world.ts';
 
@@ -14,17 +15,24 @@ const SUFFIX = '.pid';
 export interface GuestStatus {
   readonly name: string;
   readonly uuid: string | undefined;
+  /** How it is followed. */
+  readonly by: 'qmp' | 'libvirt';
   /** Why nothing is heard of it at this moment. */
   readonly silent: string | undefined;
   /** As it was seen last, by QMP alone. */
   readonly state: string | undefined;
 }
 
-/** Follows all guests of a node that have a QMP socket for the watcher. */
+/**
+ * Follows the guests of a node: all that have a QMP socket for the watcher, and by libvirt those without one that a
+ * resource runs.
+ */
 export class Watcher {
   readonly #directory: string;
   readonly #world: World;
   readonly #streams = new Map<string, QmpStream>();
+  /** By the URI of libvirt. */
+  readonly #libvirts = new Map<string, LibvirtStream>();
   #timer: NodeJS.Timeout | undefined;
   #notices: { readonly watcher: FSWatcher; readonly inode: bigint } | undefined;
   #problem: string | undefined;
@@ -45,7 +53,8 @@ export class Watcher {
   async stop(): Promise<void> {
     clearInterval(this.#timer);
     this.#notices?.watcher.close();
-    await Promise.all([...this.#streams.values()].map((stream) => stream.stop()));
+    const streams = [...this.#streams.values(), ...this.#libvirts.values()];
+    await Promise.all(streams.map((stream) => stream.stop()));
   }
 
   /** Looks for guests that have come. */
@@ -65,6 +74,7 @@ export class Watcher {
       }
       this.#problem = problem;
     }
+    this.#followByLibvirt();
   }
 
   /** Looks at every guest that is followed. */
@@ -72,15 +82,54 @@ export class Watcher {
     for (const stream of this.#streams.values()) {
       stream.guest?.look();
     }
+    for (const stream of this.#libvirts.values()) {
+      stream.lookAtAll();
+    }
   }
 
   status(): GuestStatus[] {
-    return [...this.#streams.values()].map((stream) => ({
-      name: stream.name,
-      uuid: stream.guest?.uuid,
-      silent: stream.silent,
-      state: stream.guest?.classification?.state,
-    }));
+    const bySocket = [...this.#streams.values()].map(
+      ({ name, guest, silent }): GuestStatus => ({
+        name,
+        uuid: guest?.uuid,
+        by: 'qmp',
+        silent,
+        state: guest?.classification?.state,
+      }),
+    );
+    const byLibvirt = [...this.#libvirts.values()].flatMap(({ guests, silent }) =>
+      guests.map(
+        ({ name, uuid, classification }): GuestStatus => ({
+          name,
+          uuid,
+          by: 'libvirt',
+          silent,
+          state: classification?.state,
+        }),
+      ),
+    );
+    return [...bySocket, ...byLibvirt];
+  }
+
+  #followByLibvirt(): void {
+    const without = this.#world.guests().filter(({ name }) => !this.#streams.has(name));
+    const uris = new Set([...this.#libvirts.keys(), ...without.map(({ hypervisor }) => hypervisor)]);
+    for (const uri of uris) {
+      const guests = without.filter(({ hypervisor }) => hypervisor === uri);
+      const stream = this.#libvirts.get(uri) ?? this.#addLibvirt(uri);
+      stream.follow(guests);
+      if (guests.length === 0) {
+        this.#libvirts.delete(uri);
+        void stream.stop();
+      }
+    }
+  }
+
+  #addLibvirt(uri: string): LibvirtStream {
+    const stream = new LibvirtStream(uri, this.#world);
+    this.#libvirts.set(uri, stream);
+    void stream.run();
+    return stream;
   }
 
   /** Asks the kernel for notices about the folder that is there now. */

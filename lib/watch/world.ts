@@ -9,6 +9,12 @@ export interface GuestName {
   readonly uuid: string;
 }
 
+/** A guest that a resource of the cluster runs here. */
+export interface ResourceGuest extends GuestName {
+  /** The URI of its libvirt. */
+  readonly hypervisor: string;
+}
+
 /** What was decided beforehand about one guest. */
 export interface GuestPolicy {
   readonly watch: Policy['watch'];
@@ -33,6 +39,8 @@ export interface Recovery {
 export interface World {
   readonly log: Log;
   readonly journal: Pick<Journal, 'record'>;
+  /** The guests that resources run here. */
+  guests(): readonly ResourceGuest[];
   /** What was decided beforehand about a guest; the defaults where nothing was, or it cannot be read. */
   policy(guest: GuestName): Promise<GuestPolicy>;
   /** Keeps a fault, or an error that the guest has survived, for every look at this run of the guest. */

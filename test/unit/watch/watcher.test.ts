@@ -38,6 +38,10 @@ class FakeWorld implements World {
   };
   recovery: () => Promise<Recovery> = async () => ({ kind: 'requested', why: 'told' });
 
+  guests(): [] {
+    return [];
+  }
+
   async policy(): Promise<GuestPolicy> {
     return this.guestPolicy;
   }
@@ -109,8 +113,8 @@ describe('Watcher', () => {
     await qemu('second', running);
     await until('the second is followed', () => state('second') === 'running');
     assert.deepEqual(watcher.status(), [
-      { name: 'first', uuid: UUID, silent: undefined, state: 'running' },
-      { name: 'second', uuid: UUID, silent: undefined, state: 'running' },
+      { name: 'first', uuid: UUID, by: 'qmp', silent: undefined, state: 'running' },
+      { name: 'second', uuid: UUID, by: 'qmp', silent: undefined, state: 'running' },
     ]);
   });
 
