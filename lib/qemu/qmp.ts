@@ -1,5 +1,5 @@
 import { createConnection, type Socket } from 'node:net';
-import type { Deadline } from '../deadline.ts';
+import { type Deadline, sleep } from '../deadline.ts';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
@@ -34,6 +34,9 @@ export interface Monitor {
   execute(command: string, args: { readonly [key: string]: Json }, deadline: Deadline): Promise<Json>;
   close(): void;
 }
+
+/** Milliseconds between two attempts to get into the queue for a monitor. */
+const QUEUE_PAUSE = 20;
 
 /** No QMP reply of ours comes near this; a peer that sends more is not QEMU. */
 const MAX_MESSAGE_BYTES = 16 * 1024 * 1024;
@@ -83,6 +86,24 @@ export class QmpSocket implements Monitor {
     path: string,
     deadline: Deadline,
     onEvent?: (event: QmpEvent) => void,
+  ): Promise<QmpSocket> {
+    for (;;) {
+      try {
+        return await QmpSocket.#connectOnce(path, deadline, onEvent);
+      } catch (error) {
+        // Others wait already for QEMU to be done with its client, and its queue is short.
+        if (!(error instanceof KvmhaError && errnoOf(error.cause) === 'EAGAIN') || deadline.passed()) {
+          throw error;
+        }
+        await sleep(Math.min(QUEUE_PAUSE, deadline.remaining()));
+      }
+    }
+  }
+
+  static async #connectOnce(
+    path: string,
+    deadline: Deadline,
+    onEvent: ((event: QmpEvent) => void) | undefined,
   ): Promise<QmpSocket> {
     const session = new QmpSocket(createConnection(path), onEvent);
     try {
