@@ -43,7 +43,8 @@ export function socketsOf(name: string): Sockets | undefined {
 export function makeSocketDirectories(): void {
   try {
     const owner = statSync(QEMU_DIRECTORY);
-    mkdirSync(SOCKET_DIRECTORY, { recursive: true, mode: 0o755 });
+    mkdirSync(SOCKET_DIRECTORY, { recursive: true });
+    chmodSync(SOCKET_DIRECTORY, 0o755);
     for (const directory of [`${SOCKET_DIRECTORY}/agent`, WATCHER_SOCKETS]) {
       mkdirSync(directory, { recursive: true });
       chownSync(directory, owner.uid, owner.gid);
