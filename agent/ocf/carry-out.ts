@@ -22,6 +22,9 @@ import { preservedWords, whatToDo } from './reasons.ts';
 /** Milliseconds at the end of a stop that a failed quiesce must leave for ending the guest the hard way. */
 const FENCE_RESERVE = 15_000;
 
+/** Milliseconds at the end of a start for ending what is left of one that fails. */
+const START_RESERVE = 5000;
+
 const BEGUN: Consent = { kind: 'given', withdraw: () => {} };
 
 /** Milliseconds in which a suspended guest must have woken up. */
@@ -264,7 +267,8 @@ async function start({ guest, parameters, deadline, log }: ActionContext): Promi
         startResources: parameters.start_resources,
         setErrorPolicy: parameters.set_error_policy,
       },
-      deadline,
+      deadline.reserving(reserve),
+  const reserve = Math.min(START_RESERVE, deadline.remaining() / 4);
       log,
     );
   } catch (error) {
@@ -273,10 +277,7 @@ async function start({ guest, parameters, deadline, log }: ActionContext): Promi
     }
     const left = await look(guest, deadline);
     left.monitor?.close();
-    if (left.qemu !== undefined) {
-      log.warn(`${guest.name}: its start failed half-way, ending what is left of it`);
-      await fence(guest, left, deadline, log);
-    }
+    await fence(guest, left, deadline, log);
     const code = error instanceof LocalObstacle ? OCF.ERR_INSTALLED : OCF.ERR_GENERIC;
     throw new OcfFailure(code, `${guest.name} was not started: ${messageOf(error)}`, { cause: error });
   }
@@ -305,6 +306,7 @@ async function wake(context: ActionContext, { seen }: Decision): Promise<void> {
 
 async function migrateAway(context: ActionContext, { seen }: Decision): Promise<void> {
   const { guest, parameters, environment, deadline, log } = context;
+    log.warn(`${guest.name}: its start failed, ending what is left of it: ${messageOf(error)}`);
   const node = environment.migrateTarget;
   if (node === undefined) {
     throw new OcfFailure(OCF.ERR_ARGS, `${guest.name}: migrate_to was called without a target node`);

@@ -5,6 +5,7 @@ import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { prepareDomainXml } from '../libvirt/domain-xml.ts';
 import type { Log } from '../log.ts';
 import { makeDomainDirectory, uuidForName } from '../record/directory.ts';
+import { removePendingStart, writePendingStart } from '../record/pending-start.ts';
 import { runChecked } from '../run.ts';
 import { readTextFile } from '../text-file.ts';
 import type { Guest } from './guest.ts';
@@ -41,11 +42,12 @@ const MAX_XML = 1024 * 1024;
  */
 export async function boot(guest: Guest, options: BootOptions, deadline: Deadline, log: Log): Promise<void> {
   const defined = await clearDefinition(guest, deadline, log);
+  const uuid = guest.uuid ?? defined ?? uuidForName(guest.name);
   makeSocketDirectories();
   const saved = options.snapshot === undefined ? undefined : savedStatePath(options.snapshot, guest.name);
   if (saved !== undefined && existsSync(saved)) {
     log.info(`${guest.name}: restoring it from ${saved}`);
-    await guest.virsh.command(['restore', saved], deadline);
+    await startByLibvirt(guest, uuid, ['restore', saved], deadline);
     rmSync(saved, { force: true });
     return;
   }
@@ -55,13 +57,32 @@ export async function boot(guest: Guest, options: BootOptions, deadline: Deadlin
   if (options.backingfile !== undefined) {
     await makeImage(guest, options, options.backingfile, deadline, log);
   }
-  const path = await preparedXml(guest, options, guest.uuid ?? defined ?? uuidForName(guest.name));
+  const path = await preparedXml(guest, options, uuid);
   try {
     log.info(`${guest.name}: starting it from ${options.config}`);
-    await guest.virsh.command(['create', path], deadline);
+    await startByLibvirt(guest, uuid, ['create', path], deadline);
   } finally {
     rmSync(path, { force: true });
   }
+}
+
+/** Runs the virsh command that starts the domain. When it has to be killed, the start goes on without us. */
+async function startByLibvirt(
+  guest: Guest,
+  uuid: string,
+  words: readonly string[],
+  deadline: Deadline,
+): Promise<void> {
+  writePendingStart(guest, { uuid });
+  try {
+    await guest.virsh.command(words, deadline);
+  } catch (error) {
+    if (!isKvmhaError(error, 'deadline')) {
+      removePendingStart(guest);
+    }
+    throw error;
+  }
+  removePendingStart(guest);
 }
 
 /** Where a stop with the parameter `snapshot` saves a guest's state, and a start looks for it. */

@@ -6,6 +6,7 @@ import { syncFile } from '../linux/sync.ts';
 import type { Log } from '../log.ts';
 import { findQemuProcesses } from '../qemu/qemu-process.ts';
 import { uuidForName } from '../record/directory.ts';
+import { readPendingStart, removePendingStart } from '../record/pending-start.ts';
 import { removeRecord } from '../record/record.ts';
 import { removeReported } from '../record/reported.ts';
 import { removeResourceRecord } from '../record/resource-record.ts';
@@ -48,6 +49,7 @@ export function writableImages(guest: Guest, { qemu }: Look): readonly RunImage[
  */
 export async function endProcesses(guest: Guest, seen: Look, deadline: Deadline, log: Log): Promise<void> {
   const known = [seen.qemu, seen.dying, readRunningRecord(guest)?.qemu].filter((each) => each !== undefined);
+  await outliveStart(guest, deadline, log);
   await destroyDomain(guest, seen, deadline, log);
   await killProcesses(guest, known, deadline, log);
 }
@@ -60,9 +62,49 @@ export function removeRemains(guest: Guest, seenUuid: string | undefined): void 
   removeReported(uuid);
   removeResourceRecord(uuid);
   const sockets = socketsOf(guest.name);
-  if (sockets !== undefined) {
+  // Another domain may have the name by now, under another uuid.
+  if (sockets !== undefined && findQemuProcesses({ name: guest.name, uuid: undefined }).length === 0) {
     rmSync(sockets.agent, { force: true });
     rmSync(sockets.watcher, { force: true });
+  }
+}
+
+/**
+ * Ends a start of the domain that libvirt has not finished: what is not there yet cannot be killed, and would run when
+ * the domain counts as stopped.
+ *
+ * @throws KvmhaError when libvirt does not say before the deadline that it is at an end
+ */
+async function outliveStart(guest: Guest, deadline: Deadline, log: Log): Promise<void> {
+  const start = readPendingStart(guest);
+  if (start === undefined) {
+    return;
+  }
+  log.warn(`${guest.name}: libvirt has not said how its last start has ended, ending that`);
+  const patience = deadline.reserving(1000);
+  try {
+    await guest.virsh.command(['destroy', start.uuid], patience);
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    if (!(await hasEnded(guest, start.uuid, patience))) {
+      throw new KvmhaError(
+        error.code,
+        `libvirt was told to start ${guest.name}, and may still do so: ${messageOf(error)}`,
+        { cause: error },
+      );
+    }
+  }
+  removePendingStart(guest);
+}
+
+async function hasEnded(guest: Guest, uuid: string, deadline: Deadline): Promise<boolean> {
+  try {
+    return (await guest.virsh.command(['domstate', uuid], deadline)).trim() === 'shut off';
+  } catch (error) {
+    // A daemon that is dead starts nothing any more; what it has started, the process table shows.
+    return isKvmhaError(error, 'no-domain', 'unreachable');
   }
 }
 

@@ -3,14 +3,21 @@ import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { LibvirtMonitor, Virsh } from '../libvirt/virsh.ts';
 import { type Hold, holdsOf, identify } from '../linux/open-files.ts';
-import { isAlive, type ProcessIdentity } from '../linux/process.ts';
+import { isAlive, type ProcessIdentity, processorTime } from '../linux/process.ts';
 import { parseCommandLine } from '../qemu/command-line.ts';
-import { dyingProcess, findQemuProcesses, type QemuProcess, readPidFile } from '../qemu/qemu-process.ts';
+import {
+  dyingProcess,
+  findQemuProcesses,
+  type QemuProcess,
+  readPidFile,
+  vcpuThreads,
+} from '../qemu/qemu-process.ts';
 import { isObject, type Json, type Monitor, QmpSocket } from '../qemu/qmp.ts';
 import { blockNodes } from '../quiesce/inspection.ts';
 import { observeProof } from '../quiesce/observe.ts';
 import type { Proof } from '../quiesce/proof.ts';
 import { isOf, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
+import { readPendingStart } from '../record/pending-start.ts';
 import { type QuiesceRecord, readRecord } from '../record/record.ts';
 import { type Reported, readReported } from '../record/reported.ts';
 import { type RunImage, readRunningRecord } from '../record/running-record.ts';
@@ -29,6 +36,9 @@ const PATIENCE = 8000;
 
 /** How often a look is repeated at most because a process came or went meanwhile. */
 const MOST_LOOKS = 3;
+
+/** How long the processor time of vCPUs is watched, in milliseconds: idle ones use some every now and then. */
+const VCPU_WATCH = 1000;
 
 /** The patience with one source: others must be asked, and something be done, before the deadline. */
 function patience(deadline: Deadline): Deadline {
@@ -164,6 +174,8 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
   const recorded = uuid === undefined || qemu === undefined ? NO_RECORD : recordOf(uuid, qemu);
   const usable = monitorView.kind === 'status' ? monitor : undefined;
   const { begun, proof } = await quiesceProof(recorded, usable, monitorView, deadline);
+  const nobodyTells = libvirt.view.kind === 'silent' && monitorView.kind === 'absent';
+  const vcpusUseTime = nobodyTells && qemu !== undefined && !frozen && (await useTime(qemu, deadline));
   const observation: Observation = {
     libvirt: libvirt.view,
     monitor: monitorView,
@@ -174,8 +186,37 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
     ...(qemu === undefined || uuid === undefined
       ? {}
       : await migration(guest, uuid, qemu, libvirt.view, monitorView, patience(deadline))),
+    ...(vcpusUseTime ? { vcpusUseTime } : {}),
+    ...(qemu === undefined && hasPendingStart(guest) ? { startPending: true } : {}),
   };
   return { observation, uuid, qemu, dying, monitor, record: recorded.record };
+}
+
+/** Whether the vCPUs are seen to run, where nobody can be asked. That they are not tells nothing: they may be idle. */
+async function useTime({ pid }: QemuProcess, deadline: Deadline): Promise<boolean> {
+  try {
+    const threads = vcpuThreads(pid);
+    const before = threads.map((thread) => processorTime(pid, thread));
+    const used = () => threads.some((thread, index) => processorTime(pid, thread) !== before[index]);
+    return (await deadline.within(VCPU_WATCH).poll(50, () => used() || undefined)) ?? false;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return false;
+    }
+    throw error;
+  }
+}
+
+/** What cannot be read is not nothing. */
+function hasPendingStart(guest: Guest): boolean {
+  try {
+    return readPendingStart(guest) !== undefined;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return true;
+    }
+    throw error;
+  }
 }
 
 /** The images on qemu's command line, and whether each bypasses the host page cache. */

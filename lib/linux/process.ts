@@ -124,6 +124,11 @@ export function readArguments(pid: number): string[] | undefined {
   return text === '' ? [] : text.replace(/\0$/, '').split('\0');
 }
 
+/** The name that a thread has given itself; undefined when it is gone. */
+export function threadName(pid: number, thread: number): string | undefined {
+  return readProc(`/proc/${pid}/task/${thread}/comm`)?.trimEnd();
+}
+
 /** The pids of all processes. */
 export function allPids(): number[] {
   return readdirSync('/proc').filter(isPid).map(Number);

@@ -1,6 +1,13 @@
 import { readFileSync } from 'node:fs';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
-import { allPids, livingThreads, type ProcessIdentity, readArguments, readStat } from '../linux/process.ts';
+import {
+  allPids,
+  livingThreads,
+  type ProcessIdentity,
+  readArguments,
+  readStat,
+  threadName,
+} from '../linux/process.ts';
 import { guestOf } from './command-line.ts';
 
 /** The domain a process is looked for. Without a uuid in its definition the name alone decides. */
@@ -70,6 +77,11 @@ export function dyingProcess(pid: number): ProcessIdentity | undefined {
   return stat?.state === 'Z' && livingThreads(pid).length > 0
     ? { pid, startTime: stat.startTime }
     : undefined;
+}
+
+/** The threads that run the guest's vCPUs, by the names that QEMU gives them (libvirt sets `debug-threads=on`). */
+export function vcpuThreads(pid: number): number[] {
+  return livingThreads(pid).filter((thread) => /^(CPU \d+|ALL CPUs)\//.test(threadName(pid, thread) ?? ''));
 }
 
 /**

@@ -124,10 +124,13 @@ function isPreserved(observation: Observation): boolean {
 }
 
 /** libvirt's label counts here only where QMP did not answer: it stays `running` when libvirt missed the STOP. */
-function vcpusAreSaidToRun({ monitor, libvirt }: Observation): boolean {
-  return monitor.kind === 'status'
-    ? monitor.running || monitor.runstate === 'running'
-    : libvirt.kind === 'state' && (libvirt.state === 'running' || libvirt.state === 'idle');
+function vcpusAreSaidToRun({ monitor, libvirt, vcpusUseTime }: Observation): boolean {
+  if (monitor.kind === 'status') {
+    return monitor.running || monitor.runstate === 'running';
+  }
+  return libvirt.kind === 'state'
+    ? libvirt.state === 'running' || libvirt.state === 'idle'
+    : libvirt.kind === 'silent' && vcpusUseTime === true;
 }
 
 /** A proof is looked for only where a record says so or the sentinels' nodes were seen. */
@@ -313,13 +316,16 @@ function judgeShutDown(libvirt: LibvirtView): Judgement {
 function judgeWithoutMonitor(observation: Observation): Judgement {
   const { libvirt, monitor, process } = observation;
   if (process.kind === 'none') {
-    return judgeWithoutProcess(libvirt);
+    return judgeWithoutProcess(observation);
   }
   if (process.kind === 'alive' && process.stopped) {
     return { state: 'unknown', because: 'it may go on at any moment' };
   }
   if (libvirt.kind === 'silent' || libvirt.kind === 'not-asked') {
-    return { state: 'unknown' };
+    // A guest that was started past the agent has no other monitor than libvirt's, and need not fail with it.
+    return libvirt.kind === 'silent' && observation.vcpusUseTime === true && monitor.kind === 'absent'
+      ? { state: 'degraded', because: 'its vCPUs use processor time', fault: 'libvirt does not answer' }
+      : { state: 'unknown' };
   }
   if (libvirt.kind === 'no-domain' || libvirt.state === 'shut off') {
     // libvirtd loses domains: a qemu that it does not know may run the guest, and no monitor may kill that.
@@ -339,7 +345,10 @@ function judgeWithoutMonitor(observation: Observation): Judgement {
  * The process table is proof that nothing is left, unless libvirt speaks of an active domain: then either is
  * wrong, and a probe must not call the guest stopped.
  */
-function judgeWithoutProcess(libvirt: LibvirtView): Judgement {
+function judgeWithoutProcess({ libvirt, startPending }: Observation): Judgement {
+  if (libvirt.kind === 'silent' && startPending === true) {
+    return { state: 'unknown', because: 'it was told to start the guest, and may still do so' };
+  }
   if (libvirt.kind !== 'state' || ['shut off', 'in shutdown', 'crashed'].includes(libvirt.state)) {
     return { state: 'shut-off' };
   }

@@ -113,4 +113,8 @@ export interface Observation {
   readonly heldFault?: string;
   /** An error that the guest survived, as it is shown to people. */
   readonly survivedError?: string;
+  /** libvirt was told to start this domain here and has not said how that has ended. */
+  readonly startPending?: boolean;
+  /** The vCPU threads used processor time; only looked for where nobody else could tell whether they run. */
+  readonly vcpusUseTime?: boolean;
 }

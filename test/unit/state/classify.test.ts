@@ -465,6 +465,20 @@ describe('on the target of a migration', () => {
   });
 });
 
+describe('a guest without a monitor of its own, whose libvirt does not answer', () => {
+  const mute = { libvirt: SILENT_LIBVIRT, monitor: NO_MONITOR };
+
+  test('runs if its vCPUs use processor time, and is unknown otherwise', () => {
+    assert.equal(stateOf({ ...mute, vcpusUseTime: true }), 'degraded');
+    assert.equal(stateOf(mute), 'unknown');
+    assert.equal(stateOf({ ...mute, vcpusUseTime: true, process: STOPPED }), 'unknown');
+  });
+
+  test('is unknown if it has a monitor that is silent, too', () => {
+    assert.equal(stateOf({ ...mute, monitor: SILENT_MONITOR, vcpusUseTime: true }), 'unknown');
+  });
+});
+
 describe('without a process', () => {
   const gone = (libvirt: LibvirtView, monitor = NO_MONITOR) =>
     stateOf({ libvirt, monitor, process: NO_PROCESS });
@@ -475,6 +489,14 @@ describe('without a process', () => {
       assert.equal(gone(NOT_ASKED, monitor), 'shut-off');
       assert.equal(gone(NO_DOMAIN, monitor), 'shut-off');
     }
+  });
+
+  test('the guest is unknown while libvirt, which was told to start it, does not answer', () => {
+    const pending = (libvirt: LibvirtView) =>
+      stateOf({ libvirt, monitor: NO_MONITOR, process: NO_PROCESS, startPending: true });
+    assert.equal(pending(SILENT_LIBVIRT), 'unknown');
+    assert.equal(pending(NO_DOMAIN), 'shut-off');
+    assert.equal(pending(says('shut off', 'failed')), 'shut-off');
   });
 
   test('the guest is shut off under every label of an ended domain', () => {

@@ -102,6 +102,8 @@ const observation: fc.Arbitrary<Observation> = fc.record(
     migration,
     heldFault: text,
     survivedError: text,
+    startPending: fc.boolean(),
+    vcpusUseTime: fc.boolean(),
   },
   { requiredKeys: ['libvirt', 'monitor', 'process', 'quiesceBegun'] },
 );
@@ -117,10 +119,13 @@ function holds(check: (observation: Observation) => void): void {
   fc.assert(fc.property(observation, check), { numRuns: 5000 });
 }
 
-/** Written from the types alone: QMP's word where it answered, else libvirt's. */
-function vcpusSaidToRun({ monitor, libvirt }: Observation): boolean {
+/** Written from the types alone: QMP's word where it answered, else libvirt's, else what was seen of them. */
+function vcpusSaidToRun({ monitor, libvirt, vcpusUseTime }: Observation): boolean {
   if (monitor.kind === 'status') {
     return monitor.running || monitor.runstate === 'running';
+  }
+  if (libvirt.kind === 'silent') {
+    return vcpusUseTime === true;
   }
   return libvirt.kind === 'state' && ['running', 'idle'].includes(libvirt.state);
 }
