@@ -1,4 +1,4 @@
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, rmSync } from 'node:fs';
 import { isLost } from '../../lib/cluster/membership.ts';
 import { type Deadline, sleep } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
@@ -170,6 +170,19 @@ async function end(
     log.warn(`${guest.name}: it has not shut down in time, ending it`);
   }
   await fence(guest, stillThere ? now : { ...now, uuid: now.uuid ?? uuid }, deadline, log);
+  if (!saved && parameters.snapshot !== undefined) {
+    removeSavedState(savedStatePath(parameters.snapshot, guest.name), log);
+  }
+}
+
+/** What is there is half a state, or none that belongs to what is on the disks now. */
+function removeSavedState(path: string, log: ActionContext['log']): void {
+  try {
+    rmSync(path, { force: true });
+  } catch (error) {
+    // The guest is stopped all the same.
+    log.err(messageOf(error));
+  }
 }
 
 /** `virsh save` into the folder of the parameter `snapshot`; a start goes on from there. */
@@ -255,6 +268,7 @@ async function quiesceOr(
 }
 
 async function start({ guest, parameters, deadline, log }: ActionContext): Promise<void> {
+  const reserve = Math.min(START_RESERVE, deadline.remaining() / 4);
   try {
     await boot(
       guest,
@@ -268,13 +282,13 @@ async function start({ guest, parameters, deadline, log }: ActionContext): Promi
         setErrorPolicy: parameters.set_error_policy,
       },
       deadline.reserving(reserve),
-  const reserve = Math.min(START_RESERVE, deadline.remaining() / 4);
       log,
     );
   } catch (error) {
     if (!isKvmhaError(error)) {
       throw error;
     }
+    log.warn(`${guest.name}: its start failed, ending what is left of it: ${messageOf(error)}`);
     const left = await look(guest, deadline);
     left.monitor?.close();
     await fence(guest, left, deadline, log);
@@ -306,7 +320,6 @@ async function wake(context: ActionContext, { seen }: Decision): Promise<void> {
 
 async function migrateAway(context: ActionContext, { seen }: Decision): Promise<void> {
   const { guest, parameters, environment, deadline, log } = context;
-    log.warn(`${guest.name}: its start failed, ending what is left of it: ${messageOf(error)}`);
   const node = environment.migrateTarget;
   if (node === undefined) {
     throw new OcfFailure(OCF.ERR_ARGS, `${guest.name}: migrate_to was called without a target node`);

@@ -1,8 +1,8 @@
-import { existsSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, rmSync, statSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
-import { prepareDomainXml } from '../libvirt/domain-xml.ts';
+import { prepareDomainXml, readDomainXml } from '../libvirt/domain-xml.ts';
 import type { Log } from '../log.ts';
 import { makeDomainDirectory, uuidForName } from '../record/directory.ts';
 import { removePendingStart, writePendingStart } from '../record/pending-start.ts';
@@ -31,6 +31,9 @@ export interface BootOptions {
 /** libvirt keeps something of the domain that must be dealt with by an operator first. */
 export class LocalObstacle extends KvmhaError {}
 
+/** Milliseconds by which the clocks of two file servers may differ. */
+const CLOCK_SKEW = 60_000;
+
 /** More than any domain XML needs, in bytes. */
 const MAX_XML = 1024 * 1024;
 
@@ -46,6 +49,7 @@ export async function boot(guest: Guest, options: BootOptions, deadline: Deadlin
   makeSocketDirectories();
   const saved = options.snapshot === undefined ? undefined : savedStatePath(options.snapshot, guest.name);
   if (saved !== undefined && existsSync(saved)) {
+    await refuseOldState(guest, saved, options.config);
     log.info(`${guest.name}: restoring it from ${saved}`);
     await startByLibvirt(guest, uuid, ['restore', saved], deadline);
     rmSync(saved, { force: true });
@@ -63,6 +67,27 @@ export async function boot(guest: Guest, options: BootOptions, deadline: Deadlin
     await startByLibvirt(guest, uuid, ['create', path], deadline);
   } finally {
     rmSync(path, { force: true });
+  }
+}
+
+/**
+ * A state that a node has kept to itself while the guest ran on another sets the memory back behind the disks, and so
+ * destroys their file systems.
+ *
+ * @throws LocalObstacle when an image was written to after the state
+ */
+async function refuseOldState(guest: Guest, saved: string, config: string): Promise<void> {
+  const limit = statSync(saved).mtimeMs + CLOCK_SKEW;
+  const { disks } = await readDomainXml(config);
+  const newer = disks
+    .flatMap(({ readonly, source }) => (readonly || source.file === undefined ? [] : [source.file]))
+    .find((path) => (statSync(path, { throwIfNoEntry: false })?.mtimeMs ?? 0) > limit);
+  if (newer !== undefined) {
+    throw new LocalObstacle(
+      'program-failed',
+      `${newer} was written to after the state of ${guest.name} was saved to ${saved}, which would set its memory back ` +
+        'behind its disks: remove the saved state',
+    );
   }
 }
 
