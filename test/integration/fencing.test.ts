@@ -82,6 +82,24 @@ describe('the fencing stage', { concurrency: 4 }, () => {
     await guest.runElsewhere();
   });
 
+  test('ends a faulted guest whose storage hangs in a flush, so that it cannot be quiesced, in time', async () => {
+    const guest = await host.running('stuck');
+    const fault = new Fault(host.node, guest.fault);
+    fault.setAll([
+      ['FH', guest.disk],
+      ['W', guest.disk],
+    ]);
+    await until('a flush to hang', () => fault.hits().some((hit) => hit.startsWith('F')));
+    await guest.untilState('paused (I/O error)');
+    const meta = { timeout: '10000' };
+    answers(await guest.monitor({ meta }), 1, /stuck \(io-error\) is not quiesced: its QEMU does not answer/);
+    answers(await guest.probe({ meta }), 1, /stuck is faulted/);
+    answers(await guest.stop({ meta }), 0);
+    assert.deepEqual(guest.pids(), []);
+    fault.clear();
+    await guest.runElsewhere();
+  });
+
   test('ends a qemu that is frozen, in a short time and in a long one', async () => {
     await Promise.all(
       ['10000', '25000'].map(async (timeout) => {

@@ -93,18 +93,27 @@ describe('the table of states', { concurrency: 4 }, () => {
     ...{ probe: 0, monitor: 0, stopped: 0, stop: 0, monitorChangesNothing: true },
   });
 
+  const survived = async (name: string, parameters: Record<string, string> = {}) => {
+    const guest = await failing(name, 'W', { disk: { errorPolicy: 'report' }, parameters });
+    await until('the error to be counted', async () =>
+      /"failed_wr_operations":[1-9]/.test(JSON.stringify(await guest.qmp('query-blockstats'))),
+    );
+    new Fault(host.node, guest.fault).clear();
+    await guest.ticks();
+    return guest;
+  };
   row('degraded: an I/O error was reported to the guest', 'degraded', {
-    raise: async (name) => {
-      const guest = await failing(name, 'W', { disk: { errorPolicy: 'report' } });
-      await until('the error to be counted', async () =>
-        /"failed_wr_operations":[1-9]/.test(JSON.stringify(await guest.qmp('query-blockstats'))),
-      );
-      new Fault(host.node, guest.fault).clear();
-      await guest.ticks();
-      return guest;
-    },
+    raise: (name) => survived(name),
     ...{ probe: 190, monitor: 190, stopped: 0, stop: 0, monitorChangesNothing: true },
     reason: /degraded.*I\/O errors were passed to the guest/,
+  });
+
+  row('degraded, with the policy to ignore it', 'degradedi', {
+    raise: (name) => {
+      host.node.write('/etc/kvmha/ignore.yaml', 'monitor: { degraded: ignore }\n');
+      return survived(name, { policy: '/etc/kvmha/ignore.yaml' });
+    },
+    ...{ probe: 0, monitor: 0, stopped: 0, stop: 0, monitorChangesNothing: true },
   });
 
   row('transient: its memory is being saved', 'save', {

@@ -239,7 +239,7 @@ export class TestGuest {
    * say of it and what its qemu has open. What cannot be seen while something is frozen is left out by `blind`; so is
    * the note that libvirt makes when QEMU is asked through it.
    */
-  async everything(blind: readonly ('libvirt' | 'qemu')[] = []): Promise<unknown> {
+  async everything(blind: readonly ('libvirt' | 'qemu')[] = []): Promise<Record<string, unknown>> {
     const { uuid } = this.resource.domain;
     const pids = this.pids();
     return {
