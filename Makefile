@@ -7,8 +7,10 @@ DOCDIR  ?= $(PREFIX)/share/doc/kvmha
 # Pacemaker looks for agents here, whatever PREFIX is.
 OCF_ROOT ?= /usr/lib/ocf
 AGENTDIR  = $(OCF_ROOT)/resource.d/kvmha
-# The order of Pacemaker and libvirt when a node shuts down; without systemd the file is of no effect.
-UNITDIR  ?= /usr/lib/systemd/system/resource-agents-deps.target.d
+# Without systemd these files are of no effect: the watcher as a service, for who does not want it as a resource, and
+# the order of Pacemaker and libvirt when a node shuts down.
+UNITDIR  ?= /usr/lib/systemd/system
+DEPSDIR   = $(UNITDIR)/resource-agents-deps.target.d
 
 # Everything runs with the Node.js and the tools that package-lock.json names; only npm itself runs with the
 # distribution's Node.js.
@@ -18,7 +20,7 @@ export PATH := $(CURDIR)/node_modules/.bin:$(SYSTEM_PATH)
 MODULES = node_modules/.package-lock.json
 # What is installed, for the nodes of the lab.
 TREE    = build/tree/usr/sbin/kvmha
-SOURCES = $(shell find agent lib -name '*.ts') ocf-metadata.xml package.json scripts/build.ts
+SOURCES = $(shell find agent lib -name '*.ts' -o -name '*.xml') ocf-metadata.xml package.json scripts/build.ts
 
 # Unit tests need neither root nor the binary; the others need both.
 UNIT_TESTS = $(sort $(shell find test/unit -name '*.test.ts'))
@@ -54,22 +56,27 @@ build/kvmha: $(MODULES) $(SOURCES)
 
 # The binary is replaced by a rename: on a node of a live cluster the agent may be called at any moment.
 install: build/kvmha ## Install the binary, the agent and the documentation [DESTDIR= PREFIX=/usr]
-	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(UNITDIR)
+	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR)
 	install -m 755 build/kvmha $(DESTDIR)$(SBINDIR)/.kvmha.new
 	mv -f $(DESTDIR)$(SBINDIR)/.kvmha.new $(DESTDIR)$(SBINDIR)/kvmha
-	ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/KvmGuest
+	for agent in KvmGuest KvmWatch; do \
+	  ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/$$agent; \
+	done
 	install -m 644 README.md COPYING docs/policy.yaml $(DESTDIR)$(DOCDIR)
 	install -m 644 build/kvmha.licenses $(DESTDIR)$(DOCDIR)/third-party-licenses
-	install -m 644 agent/systemd/resource-agents-deps.conf $(DESTDIR)$(UNITDIR)/kvmha.conf
+	install -m 644 agent/systemd/resource-agents-deps.conf $(DESTDIR)$(DEPSDIR)/kvmha.conf
+	sed 's|@SBINDIR@|$(SBINDIR)|' agent/systemd/kvmha-watch.service >$(DESTDIR)$(UNITDIR)/kvmha-watch.service
+	chmod 644 $(DESTDIR)$(UNITDIR)/kvmha-watch.service
 
 $(TREE): build/kvmha README.md COPYING docs/policy.yaml
 	@rm -rf build/tree
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/tree
 
 uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
-	rm -f $(DESTDIR)$(AGENTDIR)/KvmGuest $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(UNITDIR)/kvmha.conf
+	rm -f $(addprefix $(DESTDIR)$(AGENTDIR)/,KvmGuest KvmWatch) $(DESTDIR)$(SBINDIR)/kvmha
+	rm -f $(DESTDIR)$(UNITDIR)/kvmha-watch.service $(DESTDIR)$(DEPSDIR)/kvmha.conf
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
-	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(UNITDIR); do \
+	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR); do \
 	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
 	done
 

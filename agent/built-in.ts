@@ -2,11 +2,19 @@ import { readFileSync } from 'node:fs';
 
 // Set by scripts/build.ts. Run from the sources, the files themselves are read.
 declare const KVMHA_METADATA: string;
+declare const KVMHA_WATCH_METADATA: string;
 declare const KVMHA_VERSION: string;
 
-/** The agent's OCF metadata, the text of ocf-metadata.xml. */
+/** The OCF metadata of KvmGuest, the text of ocf-metadata.xml. */
 export function metadata(): string {
   return typeof KVMHA_METADATA === 'string' ? KVMHA_METADATA : readSource('ocf-metadata.xml');
+}
+
+/** The OCF metadata of KvmWatch, the text of agent/watch/metadata.xml. */
+export function watchMetadata(): string {
+  return typeof KVMHA_WATCH_METADATA === 'string'
+    ? KVMHA_WATCH_METADATA
+    : readSource('agent/watch/metadata.xml');
 }
 
 /** The version in package.json. */

@@ -3,22 +3,28 @@ import { messageOf } from '../lib/error.ts';
 import { OCF } from '../lib/ocf.ts';
 import { printError } from './output.ts';
 
-/** The file name under which the cluster calls the binary: a link to it in /usr/lib/ocf/resource.d/kvmha. */
-const AGENT = 'KvmGuest';
-
 /**
- * Runs the resource agent or the operator's command, whichever the name it was called under says.
+ * Runs one of the resource agents or the operator's command, whichever the name it was called under says. The cluster
+ * calls the agents by links to the binary in /usr/lib/ocf/resource.d/kvmha.
  *
- * Each half is loaded when it is needed, and so are the libraries it uses: a monitor runs every few seconds
+ * Each part is loaded when it is needed, and so are the libraries it uses: a monitor runs every few seconds
  * for every guest of a node and must not pay for what it does not use.
  */
 async function main(calledAs: string, args: readonly string[]): Promise<number> {
-  if (basename(calledAs) === AGENT) {
-    const { runAgent } = await import('./ocf/main.ts');
-    return runAgent(args);
+  switch (basename(calledAs)) {
+    case 'KvmGuest': {
+      const { runAgent } = await import('./ocf/main.ts');
+      return runAgent(args);
+    }
+    case 'KvmWatch': {
+      const { runWatchAgent } = await import('./watch/ocf.ts');
+      return runWatchAgent(args);
+    }
+    default: {
+      const { runCommand } = await import('./command/main.ts');
+      return runCommand(args);
+    }
   }
-  const { runCommand } = await import('./command/main.ts');
-  return runCommand(args);
 }
 
 // All output is written synchronously (see output.ts), so nothing is lost when the process ends here; and it

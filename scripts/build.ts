@@ -33,6 +33,7 @@ async function bundle(script: string): Promise<Metafile> {
     lineLimit: 120,
     define: {
       KVMHA_METADATA: JSON.stringify(readFileSync(`${root}/ocf-metadata.xml`, 'utf8')),
+      KVMHA_WATCH_METADATA: JSON.stringify(readFileSync(`${root}/agent/watch/metadata.xml`, 'utf8')),
       KVMHA_VERSION: JSON.stringify(version),
     },
     logOverride: { 'empty-import-meta': 'silent' }, // only read when run from the sources

@@ -45,6 +45,9 @@ export interface LogSettings {
   readonly tag: string;
 }
 
+/** The agents in this binary, by the names of the links to it. */
+export type AgentName = 'KvmGuest' | 'KvmWatch';
+
 /** VirtualDomain's default, for calls from outside of a cluster. */
 const DEFAULT_TIMEOUT_MS = 90_000;
 
@@ -60,6 +63,7 @@ const META = 'OCF_RESKEY_CRM_meta_';
 export function readEnvironment(
   args: readonly string[],
   env: Readonly<Record<string, string | undefined>>,
+  agent: AgentName = 'KvmGuest',
 ): OcfEnvironment {
   function meta(name: string): string | undefined {
     return env[`${META}${name}`] || undefined;
@@ -94,7 +98,7 @@ export function readEnvironment(
       file: env['HA_LOGFILE'] || undefined,
       debugFile: env['HA_DEBUGLOG'] || undefined,
       debug: !['', '0', undefined].includes(env['HA_debug']),
-      tag: env['HA_LOGTAG'] || `KvmGuest(${instance})[${process.pid}]`,
+      tag: env['HA_LOGTAG'] || `${agent}(${instance})[${process.pid}]`,
     },
   };
 }

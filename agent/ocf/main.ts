@@ -1,6 +1,5 @@
-import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { Journal } from '../../lib/journal.ts';
-import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
+import { OCF, type OcfCode } from '../../lib/ocf.ts';
 import {
   findLocalProblems,
   problemsForAction,
@@ -10,8 +9,9 @@ import {
 import { metadata } from '../built-in.ts';
 import { print, printError } from '../output.ts';
 import { type ActionContext, makeContext } from './context.ts';
-import { type OcfEnvironment, readEnvironment } from './environment.ts';
-import { Log } from './log.ts';
+import type { OcfEnvironment } from './environment.ts';
+import { guarded } from './guarded.ts';
+import type { Log } from './log.ts';
 
 const USAGE = `usage: KvmGuest {start|stop|status|monitor|migrate_to|migrate_from|reload|reload-agent|validate-all|meta-data|usage}
 
@@ -49,7 +49,7 @@ export async function runAgent(args: readonly string[]): Promise<OcfCode> {
       print(metadata());
       return OCF.SUCCESS;
     case 'validate-all':
-      return guarded(args, async (environment) => {
+      return guarded('KvmGuest', args, async (environment) => {
         const { validateAll } = await import('./actions/validate-all.ts');
         return validateAll(environment, readParameters(process.env));
       });
@@ -69,7 +69,7 @@ export async function runAgent(args: readonly string[]): Promise<OcfCode> {
 }
 
 async function perform(args: readonly string[], load: () => Promise<Action>): Promise<OcfCode> {
-  return guarded(args, async (environment, log) => {
+  return guarded('KvmGuest', args, async (environment, log) => {
     const { parameters, problems } = readParameters(process.env);
     const hindering = problemsForAction(environment.action, problems);
     if (STOPPING.includes(environment.action)) {
@@ -104,32 +104,4 @@ function cannotExist(environment: OcfEnvironment, log: Log): OcfCode {
     log.exitReason('config: required parameter not set, so there is no guest to look for');
   }
   return OCF.NOT_RUNNING;
-}
-
-/** Runs `work`; what it throws becomes an exit code and an exit reason, and never a stack trace for the user. */
-async function guarded(
-  args: readonly string[],
-  work: (environment: OcfEnvironment, log: Log) => Promise<OcfCode>,
-): Promise<OcfCode> {
-  let log: Log | undefined;
-  try {
-    const environment = readEnvironment(args, process.env);
-    log = new Log(environment);
-    return await work(environment, log);
-  } catch (error) {
-    const reason = messageOf(error);
-    if (log === undefined) {
-      printError(`ocf-exit-reason:${reason}\n`);
-    } else {
-      log.exitReason(reason);
-      log.debug(error instanceof Error ? (error.stack ?? '') : '');
-    }
-    if (error instanceof OcfFailure) {
-      return error.code;
-    }
-    if (!isKvmhaError(error)) {
-      log?.err('this is a defect of kvmha; please report it with the log at debug level (HA_debug=1)');
-    }
-    return OCF.ERR_GENERIC;
-  }
 }

@@ -10,6 +10,7 @@ import { Watcher } from '../../lib/watch/watcher.ts';
 import { version } from '../built-in.ts';
 import { readEnvironment } from '../ocf/environment.ts';
 import { Log } from '../ocf/log.ts';
+import { printError } from '../output.ts';
 import { NodeWorld } from './node-world.ts';
 
 /** Milliseconds in which a watcher that is just ending may still hold the lock. */
@@ -62,6 +63,8 @@ export async function watchGuests(): Promise<number> {
       throw error;
     }
     log.err(messageOf(error));
+    // For who has started it, wherever the log goes.
+    printError(`kvmha watch: ${messageOf(error)}\n`);
     return 1;
   } finally {
     await journal.settled();

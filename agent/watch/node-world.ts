@@ -134,8 +134,9 @@ export class NodeWorld implements World {
 
   /** As Pacemaker would call the agent's monitor. */
   async #context({ uuid }: GuestName, { environment: lasting }: ResourceRecord): Promise<ActionContext> {
+    const own = Object.entries(process.env).filter(([name]) => name.startsWith('HA_'));
     const variables = {
-      ...process.env,
+      ...Object.fromEntries(own),
       ...lasting,
       OCF_RESKEY_CRM_meta_timeout: String(PATIENCE),
       OCF_RESKEY_CRM_meta_interval: '10000',

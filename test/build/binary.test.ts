@@ -19,7 +19,8 @@ const project = join(import.meta.dirname, '../..');
 const source = (name: string) => readFileSync(join(project, name), 'utf8');
 const version: string = JSON.parse(source('package.json')).version;
 
-const AGENT = '/usr/lib/ocf/resource.d/kvmha/KvmGuest';
+const AGENTS = '/usr/lib/ocf/resource.d/kvmha';
+const AGENT = `${AGENTS}/KvmGuest`;
 const NOBODY = 65534;
 
 /** A root directory that holds the installed files and the libraries they are linked with, and nothing else. */
@@ -56,12 +57,17 @@ before(() => {
 after(() => rmSync(root, { recursive: true, force: true }));
 
 describe('installed, alone in a read-only root and as nobody', () => {
-  test('the agent prints ocf-metadata.xml to the byte', () => {
-    const { status, stdout, stderr } = runConfined(AGENT, 'meta-data');
-    assert.equal(stderr, '');
-    assert.equal(stdout, source('ocf-metadata.xml'));
-    assert.equal(status, 0);
-  });
+  for (const [agent, metadata] of [
+    ['KvmGuest', 'ocf-metadata.xml'],
+    ['KvmWatch', 'agent/watch/metadata.xml'],
+  ] as const) {
+    test(`${agent} prints ${metadata} to the byte`, () => {
+      const { status, stdout, stderr } = runConfined(`${AGENTS}/${agent}`, 'meta-data');
+      assert.equal(stderr, '');
+      assert.equal(stdout, source(metadata));
+      assert.equal(status, 0);
+    });
+  }
 
   test('the command knows its version', () => {
     const { status, stdout, stderr } = runConfined('/usr/sbin/kvmha', '--version');
@@ -81,8 +87,10 @@ describe('the binary', () => {
 });
 
 describe('make install', () => {
-  test('makes the agent a relative link to the command', () => {
-    assert.equal(readlinkSync(join(root, AGENT)), '../../../../sbin/kvmha');
+  test('makes the agents relative links to the command', () => {
+    for (const agent of ['KvmGuest', 'KvmWatch']) {
+      assert.equal(readlinkSync(join(root, AGENTS, agent)), '../../../../sbin/kvmha');
+    }
   });
 
   test('keeps the agent where Pacemaker looks for it, with another PREFIX', (t) => {
