@@ -9,6 +9,7 @@ import { removePendingStart, writePendingStart } from '../record/pending-start.t
 import { runChecked } from '../run.ts';
 import { readTextFile } from '../text-file.ts';
 import type { Guest } from './guest.ts';
+import { liftLeftShadows } from './image-shadow.ts';
 import { makeSocketDirectories, socketsOf } from './sockets.ts';
 
 export interface BootOptions {
@@ -46,6 +47,8 @@ const MAX_XML = 1024 * 1024;
 export async function boot(guest: Guest, options: BootOptions, deadline: Deadline, log: Log): Promise<void> {
   const defined = await clearDefinition(guest, deadline, log);
   const uuid = guest.uuid ?? defined ?? uuidForName(guest.name);
+  // It would boot from an empty disk.
+  await liftLeftShadows(uuid, deadline);
   makeSocketDirectories();
   const saved = options.snapshot === undefined ? undefined : savedStatePath(options.snapshot, guest.name);
   if (saved !== undefined && existsSync(saved)) {

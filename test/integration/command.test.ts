@@ -301,21 +301,42 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
     exits(await kvmha(node, 'release', 'hung'), 0);
   });
 
-  test('a release that is killed leaves no image hidden', async () => {
-    await createDisk('/shared/hide.img', { node });
-    const project = new URL('../..', import.meta.url).pathname;
-    const script = `
-      const { shadowImages } = await import('${project}lib/guest/image-shadow.ts');
-      const { Deadline } = await import('${project}lib/deadline.ts');
-      await shadowImages('${uuidOf('hide')}', ['/shared/hide.img'], Deadline.in(5000));
-      console.log('hidden');
-      setInterval(() => {}, 1000);`;
-    const child = node.spawn([process.execPath, '--input-type=module', '-e', script]);
-    await new Promise((resolve) => child.stdout?.once('data', resolve));
-    const size = async () => (await node.check(['stat', '-c', '%s', '/shared/hide.img'])).trim();
-    assert.equal(await size(), '0');
-    process.kill(-(child.pid ?? 0), 'SIGKILL');
-    await until('the image to be seen again', async () => (await size()) !== '0');
+  describe('a release that is killed', () => {
+    const size = async (path: string) => (await node.check(['stat', '-c', '%s', path])).trim();
+
+    /** Hides the guest's image in the node, as a release does, and gives back what does it. */
+    async function hide(guest: TestGuest) {
+      const project = new URL('../..', import.meta.url).pathname;
+      const script = `
+        const { shadowImages } = await import('${project}lib/guest/image-shadow.ts');
+        const { Deadline } = await import('${project}lib/deadline.ts');
+        await shadowImages('${guest.resource.domain.uuid}', ['${guest.disk}'], Deadline.in(5000));
+        console.log('hidden');
+        setInterval(() => {}, 1000);`;
+      const child = node.spawn([process.execPath, '--input-type=module', '-e', script]);
+      await new Promise((resolve) => child.stdout?.once('data', resolve));
+      assert.equal(await size(guest.disk), '0');
+      return { kill: () => process.kill(-(child.pid ?? 0), 'SIGKILL') };
+    }
+
+    test('leaves no image hidden', async () => {
+      const guest = await newGuest(node, 'hide');
+      const hidden = await hide(guest);
+      hidden.kill();
+      await until('the image to be seen again', async () => (await size(guest.disk)) !== '0');
+    });
+
+    test('together with what guards the image: the next start lets it be seen again', async () => {
+      const guest = await newGuest(node, 'hidden');
+      const hidden = await hide(guest);
+      const guards = await node.check(['pgrep', '-f', 'kvmha-shadow']);
+      await node.check(['kill', '-KILL', ...guards.trim().split('\n')]);
+      hidden.kill();
+      assert.equal(await size(guest.disk), '0');
+      answers(await guest.call('start'), 0);
+      await guest.ticks();
+      answers(await guest.stop(), 0);
+    });
   });
 
   test('what cannot be read of a record is told, and the guest can be released all the same', async () => {
