@@ -5,10 +5,17 @@
  */
 
 /** Devices with a medium that can be moved to a sentinel (QOM types as the QOM tree says). */
-export const BLOCK_DEVICES: ReadonlySet<string> = new Set(['virtio-blk-device', 'ide-hd', 'ide-cd']);
+export const BLOCK_DEVICES: ReadonlySet<string> = new Set([
+  'virtio-blk-device',
+  'ide-hd',
+  'ide-cd',
+  'scsi-hd',
+  'scsi-cd',
+  'cfi.pflash01', // firmware and its variables
+]);
 
 /** SCSI adapters (QOM types) whose disks can be moved to a sentinel. */
-export const ADAPTERS: ReadonlySet<string> = new Set([]);
+export const ADAPTERS: ReadonlySet<string> = new Set(['virtio-scsi-device', 'lsi53c895a']);
 
 /** Properties of `-device` with which the listed devices work in another way than was examined. */
 export const UNPROVED_DEVICE_PROPERTIES: readonly string[] = ['iothread-vq-mapping'];
@@ -21,10 +28,17 @@ export const DEVICES: ReadonlySet<string> = new Set([
   'virtio-blk-pci-non-transitional',
   'ide-hd',
   'ide-cd',
+  'scsi-hd',
+  'scsi-cd',
   // buses and controllers
   'ahci',
   'ich9-ahci',
   'piix3-ide',
+  'virtio-scsi-pci',
+  'virtio-scsi-pci-transitional',
+  'virtio-scsi-pci-non-transitional',
+  'lsi',
+  'lsi53c895a',
   'pci-bridge',
   'pcie-pci-bridge',
   'pcie-root-port',
@@ -127,10 +141,10 @@ export const OBJECTS: ReadonlySet<string> = new Set([
 export const NET_BACKENDS: ReadonlySet<string> = new Set(['tap', 'bridge', 'user', 'hubport']);
 
 /** Block drivers of the nodes that a disk may consist of. */
-export const BLOCK_DRIVERS: ReadonlySet<string> = new Set(['raw', 'qcow2', 'file']);
+export const BLOCK_DRIVERS: ReadonlySet<string> = new Set(['raw', 'qcow2', 'file', 'host_device']);
 
-/** Those of them that open a file of the host. */
-export const FILE_DRIVERS: ReadonlySet<string> = new Set(['file']);
+/** Those of them that open a file or block device of the host. */
+export const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device']);
 
 /** Options of `-blockdev` that may be given to a node of a writable disk. */
 export const NODE_OPTIONS: ReadonlySet<string> = new Set([

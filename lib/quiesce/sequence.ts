@@ -241,11 +241,11 @@ class Sequence {
       await this.#reopen(medium, { 'read-only': true });
     }
     this.#enter('sync');
-    for (const medium of whole.filter(({ readOnly, direct }) => !readOnly && !direct)) {
-      const [file = ''] = medium.files;
-      identifyImages(record.qemu.pid, [file]);
-      await syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline);
-    }
+    const cached = whole
+      .filter(({ readOnly, direct }) => !readOnly && !direct)
+      .flatMap(({ files }) => files.slice(0, 1));
+    identifyImages(record.qemu.pid, cached);
+    await Promise.all(cached.map((file) => syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline)));
     this.#enter('record-durable');
     const durable = { ...record, durable: true };
     writeRecord(durable);
