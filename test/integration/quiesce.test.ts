@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, type TestContext, test } from 'node:test';
 import { isComplete } from '../../lib/quiesce/proof.ts';
-import type { Disk } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { installedTree, Resource } from '../support/agent.ts';
@@ -208,49 +207,5 @@ for (const [index, { name: qemu, emulator, skip }] of (await qemus()).entries())
     await victim.withstands('a start after it', () => node.check(['systemctl', 'start', 'libvirtd']));
     await victim.refusesVirsh(UNOPENED, 'resume');
     await victim.guest.end();
-  });
-}
-
-/** Guests by what is special about them, and their disks by a name that is their own. */
-const KINDS: Record<string, Omit<GuestOptions, 'disks'> & { disks: (name: string) => Disk[] }> = {
-  'has one raw disk': { disks: (name) => [{ path: `/shared/${name}.img` }] },
-  'has one qcow2 disk': { disks: (name) => [{ path: `/shared/${name}.qcow2`, format: 'qcow2' }] },
-  'has raw and qcow2 disks on IDE': {
-    disks: (name) => [
-      { path: `/shared/${name}.img`, bus: 'ide' },
-      { path: `/shared/${name}.qcow2`, bus: 'ide', format: 'qcow2' },
-    ],
-  },
-  'has an empty CD drive beside its disk': {
-    disks: (name) => [{ path: `/shared/${name}.img` }, { bus: 'ide', device: 'cdrom' }],
-  },
-  'was started without a QMP socket for us': {
-    disks: (name) => [{ path: `/shared/${name}.img` }, { path: `/shared/${name}.qcow2`, format: 'qcow2' }],
-    withoutSockets: true,
-  },
-};
-
-for (const [index, { name: qemu, emulator, skip }] of (await qemus()).entries()) {
-  describe(`${qemu}: a guest is preserved, and runs elsewhere, that`, { skip, concurrency: 2 }, () => {
-    for (const [kind, [what, options]] of Object.entries(KINDS).entries()) {
-      for (const how of ['runs', 'was paused by an I/O error'] as const) {
-        test(`${what} and ${how}`, async () => {
-          const name = `kind-${kind}-${how.slice(0, 1)}-${index}`;
-          const guest = await QuiesceGuest.running(node, name, {
-            ...options,
-            emulator,
-            disks: options.disks(name),
-          });
-          if (how !== 'runs') {
-            await guest.failing();
-          }
-          await guest.preserve();
-          await assert.rejects(guest.qmp('cont'), UNOPENED);
-          await guest.runsElsewhere();
-          await guest.assertProved('another guest ran from its images');
-          await guest.end();
-        });
-      }
-    }
   });
 }

@@ -17,6 +17,8 @@ import { readRecord } from '../../lib/record/record.ts';
 export type Blow =
   /** SIGKILL to the process itself. */
   | 'die'
+  /** A failure of the step. */
+  | 'fail'
   /** Rules of the flag file of a `Fault`, instead of those before. */
   | { readonly flag: string; readonly rules: string }
   /** A command that may fail. */
@@ -92,6 +94,8 @@ function strike(blow: Blow): void {
     process.kill(process.pid, 'SIGKILL');
     // The signal is delivered at the latest when this returns to the kernel.
     Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1000);
+  } else if (blow === 'fail') {
+    throw new Error('it was told to fail');
   } else if ('run' in blow) {
     const [program, ...args] = blow.run;
     try {

@@ -27,6 +27,8 @@ export interface GuestOptions extends Omit<Domain, 'name' | 'uuid'> {
   /** Start it as libvirt would by itself, without QMP sockets of the agent's. */
   readonly withoutSockets?: boolean;
   readonly persistent?: boolean;
+  /** What is to be changed of its XML. */
+  readonly edit?: (xml: string) => string;
 }
 
 const RUNNER = join(import.meta.dirname, 'quiesce-run.ts');
@@ -87,6 +89,11 @@ export class QuiesceGuest {
     }
   }
 
+  /** The same guest once it is on another node. */
+  on(node: LabNode): QuiesceGuest {
+    return new QuiesceGuest(node, this.name, this.options);
+  }
+
   async start(): Promise<void> {
     const xml = `/shared/${this.name}.xml`;
     this.node.write(xml, await this.#xml());
@@ -101,13 +108,14 @@ export class QuiesceGuest {
 
   async #xml(): Promise<string> {
     const { emulator, withoutSockets } = this.options;
-    const plain = domainXml({
+    const whole = domainXml({
       ...this.options,
       name: this.name,
       uuid: this.uuid,
       env: { ...(await faultEnv(`fault-${this.name}`)), ...this.options.env },
       devices: `${emulator === undefined ? '' : `<emulator>${emulator}</emulator>`}${this.options.devices ?? ''}`,
     });
+    const plain = this.options.edit?.(whole) ?? whole;
     return withoutSockets
       ? plain
       : prepareDomainXml(plain, {
