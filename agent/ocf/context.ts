@@ -72,10 +72,11 @@ export async function makeContext(call: Call): Promise<ActionContext> {
 
 /**
  * The moment by which an action answers: earlier than the cluster's timeout, after which no answer is heard and
- * the action is killed.
+ * the action is killed. The cluster counts from the start of this process, which may be slow on a busy node.
  */
-function actionDeadline(environment: OcfEnvironment): Deadline {
-  return Deadline.in(environment.timeout).reserving(Math.min(1500, environment.timeout / 10));
+function actionDeadline({ timeout }: OcfEnvironment): Deadline {
+  const sinceStart = performance.now();
+  return Deadline.in(timeout - sinceStart).reserving(Math.min(1500, timeout / 10));
 }
 
 /**

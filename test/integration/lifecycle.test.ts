@@ -193,11 +193,11 @@ describe('a start', { concurrency: 4 }, () => {
     answers(await guest.probe(), 0);
     script(check, 'sleep 1234');
     answers(
-      await guest.monitor({ meta: { timeout: '4000' } }),
+      await guest.monitor({ meta: { timeout: '6000' } }),
       1,
       /monitor script .*check it.* did not end in time/,
     );
-    answers(await guest.call('start', { meta: { timeout: '4000' } }), 1, /monitor script/);
+    answers(await guest.call('start', { meta: { timeout: '6000' } }), 1, /monitor script/);
     assert.equal(
       (await host.node.exec(['pgrep', '-f', 'sleep 1234'])).stdout,
       '',
