@@ -13,7 +13,7 @@ primitive follower ocf:heartbeat:Dummy
 group together member follower
 primitive twin ocf:heartbeat:Dummy
 clone twins twin meta globally-unique=true clone-max=2
-primitive slow ocf:pacemaker:Dummy params op_sleep=3 op monitor interval=60s meta migration-threshold=1
+primitive slow ocf:pacemaker:Dummy params op_sleep=7 op monitor interval=60s meta migration-threshold=1
 location prefer guest 50: node1
 location placement guest rule -inf: kvmha-preserved-guest eq 1
 `;
