@@ -27,7 +27,7 @@ export interface MigrationOptions {
 
 /** Milliseconds kept for cancelling a migration that does not end, and for finding out where the guest is. */
 const CANCEL_RESERVE = 15_000;
-/** Milliseconds for one question or order to libvirt or QEMU when a migration has failed. */
+/** Milliseconds at most for one question or order to libvirt or QEMU when a migration has failed. */
 const PATIENCE = 5000;
 /** Milliseconds between two looks at both sides. */
 const PAUSE = 500;
@@ -57,9 +57,7 @@ export async function migrate(
   if (options.downtime > 0) {
     await guest.virsh.command(['migrate-setmaxdowntime', uuid, String(options.downtime)], deadline);
   }
-  const { pid, startTime } = qemu;
-  const record = { qemu: { pid, startTime }, images: imagesOf(qemu), migratingTo: options.remoteUri };
-  writeRunningRecord(guest, record);
+  recordTarget(guest, qemu, options.remoteUri, log);
   const reserve = Math.min(CANCEL_RESERVE, deadline.remaining() / 2);
   log.info(`${guest.name}: migrating it to ${options.remoteUri}`);
   const patience = deadline.reserving(reserve);
@@ -86,6 +84,19 @@ export async function migrate(
     );
   }
   return left;
+}
+
+/** That it cannot be recorded whereto a guest is sent, on a full /run, is no reason to keep it on this node. */
+function recordTarget(guest: Guest, qemu: QemuProcess, migratingTo: string, log: Log): void {
+  const { pid, startTime } = qemu;
+  try {
+    writeRunningRecord(guest, { qemu: { pid, startTime }, images: imagesOf(qemu), migratingTo });
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    log.warn(`${guest.name}: ${messageOf(error)}`);
+  }
 }
 
 /**
@@ -130,11 +141,11 @@ export async function cancelMigration(
   log: Log,
 ): Promise<void> {
   try {
-    if ((await guest.virsh.job(uuid, deadline.within(PATIENCE))) !== 'outgoing-migration') {
+    if ((await guest.virsh.job(uuid, shareOf(deadline))) !== 'outgoing-migration') {
       return;
     }
     log.warn(`${guest.name}: cancelling its migration`);
-    await guest.virsh.command(['domjobabort', uuid], deadline.within(PATIENCE));
+    await guest.virsh.command(['domjobabort', uuid], shareOf(deadline));
   } catch (error) {
     if (!isKvmhaError(error)) {
       throw error;
@@ -169,7 +180,7 @@ async function settle(
         here.state === 'running' ? 'it still runs here' : `here it is ${here.state}: ${here.reason}`,
       );
     }
-    const there = await target.look(uuid, patience.within(PATIENCE));
+    const there = await target.look(uuid, shareOf(patience));
     if (hasArrived(there) && isGone(here, left)) {
       log.warn(`${what}, but the guest is there`);
       return left;
@@ -181,6 +192,11 @@ async function settle(
     }
     await sleep(PAUSE);
   }
+}
+
+/** Whoever is silent must leave time for asking the next. */
+function shareOf(deadline: Deadline): Deadline {
+  return deadline.within(Math.min(PATIENCE, deadline.remaining() / 3));
 }
 
 /** The guest is on this node, and complete. */
@@ -231,12 +247,12 @@ async function isMoving({ monitor, observation }: Look, deadline: Deadline): Pro
     return false;
   }
   try {
-    const answer = await monitor.execute('query-migrate', {}, deadline.within(PATIENCE));
+    const answer = await monitor.execute('query-migrate', {}, shareOf(deadline));
     const status = isObject(answer) ? answer['status'] : undefined;
     const moving =
       typeof status === 'string' && !['none', 'completed', 'failed', 'cancelled'].includes(status);
     if (moving && observation.libvirt.kind === 'silent' && !status.startsWith('postcopy')) {
-      await monitor.execute('migrate_cancel', {}, deadline.within(PATIENCE));
+      await monitor.execute('migrate_cancel', {}, shareOf(deadline));
     }
     return moving;
   } catch (error) {

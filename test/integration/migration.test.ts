@@ -428,6 +428,20 @@ describe('a migration that fails', () => {
     await guest.leftNothing('target');
   });
 
+  test('because the libvirtd of the source hangs is cancelled in QEMU itself', async () => {
+    await using guest = await traveller('deaf');
+    const { answer } = await guest.setOut({ meta: { timeout: '20000' } });
+    const thaw = await node1.freeze('libvirtd');
+    try {
+      answers(await answer, 1, /it still runs here$/);
+      assert.equal(await guest.phase(), 'cancelled');
+    } finally {
+      thaw();
+    }
+    await guest.runsOnly('source');
+    await until('the target to have given it up', () => guest.target.pids().length === 0);
+  });
+
   test('because the libvirtd of the target is dead leaves the guest here', async () => {
     await using guest = await traveller('nobody');
     await node2.withoutLibvirtd(async () => {
