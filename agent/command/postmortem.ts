@@ -2,13 +2,14 @@ import { rmSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { KvmhaError, messageOf } from '../../lib/error.ts';
 import { collectPostmortem, type Manifest, partialDump } from '../../lib/guest/postmortem.ts';
+import { Journal } from '../../lib/journal.ts';
 import { readStat } from '../../lib/linux/process.ts';
 import { DEFAULT_POLICY_PATH } from '../../lib/parameters.ts';
 import { loadPolicy } from '../../lib/policy.ts';
 import { jobState, type PostmortemJob, readJob, writeJob } from '../../lib/record/postmortem-job.ts';
 import { print, printError } from '../output.ts';
 import { chooseGuest, deadlineOf, withLook } from './chosen.ts';
-import { plain } from './console.ts';
+import { ConsoleLog, plain } from './console.ts';
 import { EXIT, type ExitCode } from './exit.ts';
 import type { CommonOptions } from './main.ts';
 import { endPreserved } from './release.ts';
@@ -32,6 +33,7 @@ export async function postmortem(word: string, options: PostmortemOptions): Prom
   const { name } = guest;
   const policy = await loadPolicy(options.policy ?? DEFAULT_POLICY_PATH);
   const begun = new Date();
+  const journal = new Journal('command', new ConsoleLog());
   const directory =
     options.output === undefined ? folderFor(name, begun, policy.dump.directory) : resolve(options.output);
   const manifest = await withLook(guest, deadline.within(60_000), async (seen) => {
@@ -66,6 +68,8 @@ export async function postmortem(word: string, options: PostmortemOptions): Prom
     const end = (failure: string | undefined) => {
       const at = new Date().toISOString();
       writeJob(uuid, { ...job, end: failure === undefined ? { at } : { at, failure } });
+      const { resource } = guest;
+      journal.record({ what: 'done', guest: name, uuid, resource, action: 'postmortem', directory, failure });
     };
     writeJob(uuid, job);
     const ignore = abandonOnSignal(directory, end);
@@ -93,6 +97,7 @@ export async function postmortem(word: string, options: PostmortemOptions): Prom
       throw error;
     } finally {
       ignore();
+      await journal.settled();
     }
   });
   print(renderManifest(directory, manifest));

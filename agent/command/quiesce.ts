@@ -1,4 +1,5 @@
 import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
+import { Journal } from '../../lib/journal.ts';
 import { classify } from '../../lib/state/classify.ts';
 import { print, printError } from '../output.ts';
 import { chooseGuest, deadlineOf, withLockedLook } from './chosen.ts';
@@ -16,7 +17,9 @@ export async function quiesce(
   const chosen = (await chooseGuest(word, options, deadline)).guest;
   const guest = { ...chosen, resource: options.resource ?? chosen.resource };
   const { name } = guest;
-  return withLockedLook(guest, deadline, async (seen) => {
+  const log = new ConsoleLog();
+  const journal = new Journal('command', log);
+  const code = await withLockedLook(guest, deadline, async (seen) => {
     const classification = classify(seen.observation);
     const { state, reason } = classification;
     // The record's word goes before ours: it is what the guest was quiesced for.
@@ -29,15 +32,19 @@ export async function quiesce(
     if (state === 'quiesced-failover-safe') {
       print(`${plain(name)} is quiesced-failover-safe already.\n`);
     } else {
-      const outcome = await quiesceGuest(guest, seen, fault, deadline, new ConsoleLog());
+      const outcome = await quiesceGuest(guest, seen, fault, deadline, log);
+      const entry = { guest: name, uuid: seen.uuid, resource: guest.resource, state, fault };
       switch (outcome.kind) {
         case 'refused':
+          journal.record({ what: 'done', ...entry, action: 'quiesce', failure: outcome.reasons.join('; ') });
           printError(
             `kvmha: ${plain(name)} cannot be proved failover-safe, and was left as it was:\n` +
               outcome.reasons.map((each) => `  ${plain(each)}\n`).join(''),
           );
           return EXIT.FAILED;
         case 'failed': {
+          const { step, reason: failure } = outcome;
+          journal.record({ what: 'done', ...entry, action: 'quiesce', failure, step });
           const left = outcome.undone
             ? 'What was done is undone'
             : `It could not be undone: "kvmha proof ${name}" shows what is missing, "kvmha quiesce ${name}" goes on with ` +
@@ -47,6 +54,7 @@ export async function quiesce(
           return EXIT.FAILED;
         }
         case 'proved':
+          journal.record({ what: 'proved', ...entry, proof: outcome.proof });
           print(
             renderProof({
               name,
@@ -72,6 +80,8 @@ export async function quiesce(
     );
     return told.done ? EXIT.DONE : EXIT.FAILED;
   });
+  await journal.settled();
+  return code;
 }
 
 /** What to do instead about a guest that is in no state to be quiesced. */

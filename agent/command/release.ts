@@ -1,6 +1,8 @@
 import type { Deadline } from '../../lib/deadline.ts';
+import { messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
 import { release as releaseGuest, releaseRefusal } from '../../lib/guest/release.ts';
+import { Journal } from '../../lib/journal.ts';
 import { jobState, readJob, removeJob } from '../../lib/record/postmortem-job.ts';
 import { classify } from '../../lib/state/classify.ts';
 import { print, printError } from '../output.ts';
@@ -48,8 +50,11 @@ export async function endPreserved(
   deadline: Deadline,
 ): Promise<{ readonly done: boolean; readonly lines: readonly string[] }> {
   const { name } = guest;
+  const log = new ConsoleLog();
+  const journal = new Journal('command', log);
   const ended = await withLockedLook(guest, deadline, async (seen) => {
     const classification = classify(seen.observation);
+    const { state, fault } = classification;
     const job = seen.uuid === undefined ? undefined : readJob(seen.uuid);
     const resource = (seen.record ?? leftRecord(seen.uuid))?.resource ?? guest.resource;
     const known = { ...guest, resource };
@@ -61,7 +66,16 @@ export async function endPreserved(
     if (refusal !== undefined) {
       return { resource, refusal };
     }
-    const outcome = await releaseGuest(known, seen, options, deadline, new ConsoleLog());
+    const entry = { guest: name, uuid: seen.uuid, resource, state, fault, action: 'release' };
+    const outcome = await releaseGuest(known, seen, options, deadline, log).catch((error: unknown) => {
+      journal.record({ what: 'done', ...entry, failure: messageOf(error) });
+      throw error;
+    });
+    journal.record({
+      what: 'done',
+      ...entry,
+      ...(outcome.kind === 'refused' ? { failure: outcome.why } : { outcome: 'shut-off' }),
+    });
     if (outcome.kind === 'refused') {
       return { resource, refusal: `${name} was not released. ${outcome.why}, or give --force` };
     }
@@ -69,7 +83,7 @@ export async function endPreserved(
       removeJob(seen.uuid);
     }
     return { resource, outcome };
-  });
+  }).finally(() => journal.settled());
   if (ended.outcome === undefined) {
     return { done: false, lines: [ended.refusal] };
   }

@@ -17,7 +17,7 @@ import type { ActionContext } from './context.ts';
  * is no failure of the stop: the guest stays preserved, which is safe.
  */
 export async function disposeOfPreserved(context: ActionContext): Promise<void> {
-  const { guest, parameters, log } = context;
+  const { guest, parameters, log, journal } = context;
   try {
     const record = recordOf(context);
     if (record === undefined || !isAlive(record.qemu)) {
@@ -32,8 +32,16 @@ export async function disposeOfPreserved(context: ActionContext): Promise<void> 
     if (!isKvmhaError(error)) {
       throw error;
     }
-    log.err(`${guest.name} stays preserved: ${messageOf(error)}`);
+    const failure = messageOf(error);
+    journal.record({ ...entryOf(context), failure });
+    log.err(`${guest.name} stays preserved: ${failure}`);
   }
+}
+
+function entryOf({ guest, parameters }: ActionContext) {
+  const action = parameters.preserved_guest === 'dump' ? 'postmortem' : 'release';
+  const { name, uuid, resource } = guest;
+  return { what: 'done', guest: name, uuid, resource, situation: 'stop', action } as const;
 }
 
 /** libvirt makes up a uuid for a domain without one, unless the agent has started it. */
@@ -44,10 +52,8 @@ function recordOf({ guest }: ActionContext): QuiesceRecord | undefined {
   );
 }
 
-async function destroy(
-  { guest, deadline, log }: ActionContext,
-  { uuid, resource }: QuiesceRecord,
-): Promise<void> {
+async function destroy(context: ActionContext, { uuid, resource }: QuiesceRecord): Promise<void> {
+  const { guest, deadline, log, journal } = context;
   const lock = await lockDomain(uuid, deadline);
   try {
     const seen = await look(guest, deadline);
@@ -61,6 +67,7 @@ async function destroy(
     if (outcome.kind === 'refused') {
       throw new KvmhaError('program-failed', outcome.why);
     }
+    journal.record({ ...entryOf(context), outcome: 'shut-off' });
   } finally {
     lock.release();
   }

@@ -199,6 +199,20 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
     assert.deepEqual(guest.pids(), []);
     exits(await kvmha(node, 'release', 'hand'), 0, /hand has no qemu here any more/);
     exits(await kvmha(node, 'status'), 0);
+    const journal = readFileSync(node.path('/var/log/kvmha/events.jsonl'), 'utf8');
+    const lines = journal
+      .split('\n')
+      .slice(0, -1)
+      .map((line) => JSON.parse(line));
+    const own = lines.filter(({ by, guest }) => by === 'command' && guest === 'hand');
+    assert.deepEqual(
+      own.map(({ what, fault, action, outcome }) => ({ what, fault, action, outcome })),
+      [
+        { what: 'proved', fault: 'io-error', action: undefined, outcome: undefined },
+        { what: 'done', fault: 'io-error', action: 'release', outcome: 'shut-off' },
+        { what: 'done', fault: undefined, action: 'release', outcome: 'shut-off' },
+      ],
+    );
     new Fault(node, guest.fault).clear();
     answers(await guest.call('start'), 0);
     await guest.ticks();
