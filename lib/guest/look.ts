@@ -16,7 +16,7 @@ import { isObject, type Json, type Monitor, QmpSocket } from '../qemu/qmp.ts';
 import { blockNodes } from '../quiesce/inspection.ts';
 import { observeProof } from '../quiesce/observe.ts';
 import type { Proof } from '../quiesce/proof.ts';
-import { isOf, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
+import { isOf, nothingMoved, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
 import { readPendingStart } from '../record/pending-start.ts';
 import { type QuiesceRecord, readRecord } from '../record/record.ts';
 import { type Reported, readReported } from '../record/reported.ts';
@@ -484,6 +484,10 @@ async function quiesceProof(
     return { begun: record !== undefined || unreadable, proof: undefined };
   }
   if (record !== undefined) {
+    // A quiesce that was interrupted early, and somebody has resumed the guest on its own disks.
+    if (view.running && (await nothingMoved(record, monitor, deadline.within(PATIENCE)))) {
+      return { begun: false, proof: undefined };
+    }
     return { begun: true, proof: await observeProof(record, monitor, deadline.within(PATIENCE)) };
   }
   if (view.running) {

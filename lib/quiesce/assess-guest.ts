@@ -1,4 +1,4 @@
-import { existsSync, statfsSync } from 'node:fs';
+import { statfsSync, statSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, messageOf } from '../error.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
@@ -37,6 +37,8 @@ export async function assessGuest(
   }
 }
 
+/** A device that is mapped as memory (DAX) is on no file system of its own. */
 function fileSystemOf(path: string): number | undefined {
-  return existsSync(path) ? statfsSync(path).type : undefined;
+  const stats = statSync(path, { throwIfNoEntry: false });
+  return stats?.isFile() || stats?.isDirectory() ? statfsSync(path).type : undefined;
 }

@@ -38,9 +38,10 @@ export interface QuiesceTarget {
 
 /** The steps of the sequence in their order; each can be interrupted and is then done again or found done. */
 export const STEPS = [
+  'record',
   'stop',
   'flush',
-  'record',
+  'record-requests',
   'add-sentinels',
   'links-down',
   'move-devices',
@@ -54,10 +55,15 @@ export const STEPS = [
 ] as const;
 export type Step = (typeof STEPS)[number];
 
+/** Nothing was changed: this guest cannot be proved safe, each reason in words for people. */
+export interface Refusal {
+  readonly kind: 'refused';
+  readonly reasons: readonly string[];
+}
+
 export type QuiesceOutcome =
   | { readonly kind: 'proved'; readonly proof: Proof }
-  /** Nothing was changed: this guest cannot be proved safe, each reason in words for people. */
-  | { readonly kind: 'refused'; readonly reasons: readonly string[] }
+  | Refusal
   /** A step failed. `undone`: the guest is as it was before, except that it may be paused. */
   | { readonly kind: 'failed'; readonly step: Step; readonly reason: string; readonly undone: boolean };
 
@@ -91,7 +97,10 @@ export async function quiesce(
     await undo(target, begun, deadline);
   }
   const assessment = await assessGuest(target.qemu, target.monitor, deadline);
-  return assessment.kind === 'refused' ? assessment : sequence.begin(assessment.plan, assessment.images);
+  const wasRunning = begun?.wasRunning === true;
+  return assessment.kind === 'refused'
+    ? sequence.refuse(assessment, wasRunning)
+    : sequence.begin(assessment.plan, assessment.images, wasRunning);
 }
 
 /** Whether a record speaks of this very qemu, and not of an earlier one of the same domain. */
@@ -105,7 +114,7 @@ class Sequence {
   /** Leaves time of the whole for undoing. */
   readonly #deadline: Deadline;
   readonly #onStep: StepListener;
-  #step: Step = 'stop';
+  #step: Step = 'record';
 
   constructor(target: QuiesceTarget, deadline: Deadline, onStep: StepListener) {
     this.#target = target;
@@ -114,25 +123,39 @@ class Sequence {
     this.#onStep = onStep;
   }
 
-  /** Stops the guest, proves that its images can be flushed, and only then begins to change anything. */
-  async begin(plan: Plan, images: readonly FileIdentity[]): Promise<QuiesceOutcome> {
-    let wasRunning = false;
+  /**
+   * Stops the guest, proves that its images can be flushed, and only then begins to change anything.
+   *
+   * @param wasRunning the guest ran before an earlier attempt stopped it
+   */
+  async begin(plan: Plan, images: readonly FileIdentity[], wasRunning: boolean): Promise<QuiesceOutcome> {
+    let record: QuiesceRecord | undefined;
     try {
-      wasRunning = (await this.#status()).running;
+      const { running } = await this.#status();
+      this.#enter('record');
+      // Before the guest is stopped, so that one which is left stopped is known to have been stopped by us.
+      const begun = await this.#newRecord(plan, images, running || wasRunning);
+      writeRecord(begun);
+      record = begun;
       this.#enter('stop');
       await this.#stop();
       this.#enter('flush');
       for (const medium of plan.media) {
         await this.#reopen(medium, { 'read-only': false });
       }
-      this.#enter('record');
-      const record = await this.#newRecord(plan, images);
+      this.#enter('record-requests');
+      record = await this.#withRequests(begun);
       writeRecord(record);
-      return await this.#carryOut(record, wasRunning);
     } catch (error) {
-      const undone = await this.#tryTo(() => this.#resumeIf(wasRunning));
-      return this.#failed(error, undone);
+      return this.#failed(error, record === undefined || (await this.#undone(record)));
     }
+    return this.#carryOut(record);
+  }
+
+  /** A guest that an earlier attempt stopped goes on, if it is not to be quiesced after all. */
+  async refuse(refusal: Refusal, wasRunning: boolean): Promise<QuiesceOutcome> {
+    await this.#tryTo(() => this.#resumeIf(wasRunning));
+    return refusal;
   }
 
   /** Does what is left to do for a guest whose sequence was interrupted after its devices had begun to move. */
@@ -151,11 +174,11 @@ class Sequence {
     } catch (error) {
       return this.#failed(error, false);
     }
-    return this.#carryOut(record, false);
+    return this.#carryOut(record);
   }
 
   /** Every step finds out first whether it is done already. */
-  async #carryOut(record: QuiesceRecord, wasRunning: boolean): Promise<QuiesceOutcome> {
+  async #carryOut(record: QuiesceRecord): Promise<QuiesceOutcome> {
     try {
       const watch = await VcpuWatch.begin(record.qemu.pid, this.#target.monitor, this.#deadline);
       const letGo = await this.#letGo(record);
@@ -173,12 +196,16 @@ class Sequence {
       const missing = missingItems(proof).map((item) => `${item}: ${proof[item]?.seen ?? 'not seen'}`);
       return this.#failed(new KvmhaError('malformed', missing.join('; ')), false);
     } catch (error) {
-      const undone = await this.#tryTo(async () => {
-        await undo(this.#target, record, this.#whole);
-        await this.#resumeIf(wasRunning);
-      });
-      return this.#failed(error, undone);
+      return this.#failed(error, await this.#undone(record));
     }
+  }
+
+  /** Gives the guest back as it was before, if that can be. */
+  #undone(record: QuiesceRecord): Promise<boolean> {
+    return this.#tryTo(async () => {
+      await undo(this.#target, record, this.#whole);
+      await this.#resumeIf(record.wasRunning);
+    });
   }
 
   /** Until qemu has let every image go. */
@@ -305,14 +332,15 @@ class Sequence {
     }
   }
 
+  /** Lets a guest go on that we have stopped; one that has met a fault by then is not ours to resume. */
   async #resumeIf(wasRunning: boolean): Promise<void> {
-    if (wasRunning) {
+    if (wasRunning && (await this.#status()).status === 'paused') {
       await this.#target.monitor.execute('cont', {}, this.#whole);
     }
   }
 
   async #status(): Promise<{ running: boolean; status: string }> {
-    const answer = await this.#execute('query-status', {});
+    const answer = await this.#target.monitor.execute('query-status', {}, this.#whole);
     if (!isObject(answer) || typeof answer['running'] !== 'boolean' || typeof answer['status'] !== 'string') {
       throw new KvmhaError('protocol', 'query-status: the answer lacks "running" or "status"');
     }
@@ -334,34 +362,40 @@ class Sequence {
     return this.#target.monitor.execute(command, args, this.#deadline);
   }
 
-  async #newRecord(plan: Plan, images: readonly FileIdentity[]): Promise<QuiesceRecord> {
-    const { name, uuid, resource, fault, qemu, monitor, sentinelDirectory } = this.#target;
-    const requests = await requestsMade(monitor, this.#deadline);
+  async #newRecord(plan: Plan, images: readonly FileIdentity[], wasRunning: boolean): Promise<QuiesceRecord> {
+    const { name, uuid, resource, fault, qemu, sentinelDirectory } = this.#target;
     const identities = images.values();
-    return {
+    return this.#withRequests({
       name,
       uuid,
       resource,
       fault,
       qemu: { pid: qemu.pid, startTime: qemu.startTime },
       begun: new Date().toISOString(),
-      media: plan.media.map((medium, index) => {
-        const made = requests.get(medium.qdev);
-        if (made === undefined) {
-          throw new KvmhaError('protocol', `query-blockstats: nothing is said of ${medium.qdev}`);
-        }
-        return {
-          ...medium,
-          images: medium.files.flatMap(() => identities.next().value ?? []),
-          sentinel: newSentinel(sentinelDirectory, index),
-          requests: made,
-        };
-      }),
+      media: plan.media.map((medium, index) => ({
+        ...medium,
+        images: medium.files.flatMap(() => identities.next().value ?? []),
+        sentinel: newSentinel(sentinelDirectory, index),
+        requests: 0,
+      })),
       interfaces: plan.interfaces,
       memory: plan.memory,
       inactivate: plan.inactivate,
+      wasRunning,
       durable: false,
-    };
+    });
+  }
+
+  async #withRequests(record: QuiesceRecord): Promise<QuiesceRecord> {
+    const requests = await requestsMade(this.#target.monitor, this.#deadline);
+    const media = record.media.map((medium) => {
+      const made = requests.get(medium.qdev);
+      if (made === undefined) {
+        throw new KvmhaError('protocol', `query-blockstats: nothing is said of ${medium.qdev}`);
+      }
+      return { ...medium, requests: made };
+    });
+    return { ...record, media };
   }
 
   /** A preserved qemu is the one to go when the node runs out of memory. That is a wish, and no part of the proof. */
@@ -393,7 +427,11 @@ class Sequence {
 }
 
 /** Whether every device still is on the guest's own image: then the guest can go on, or have gone on, as before. */
-async function nothingMoved(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<boolean> {
+export async function nothingMoved(
+  record: QuiesceRecord,
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<boolean> {
   const nodes = new Set((await blockNodes(monitor, deadline)).map((node) => node.name));
   const uses = await nodesInUse(monitor, deadline);
   return record.media.every(

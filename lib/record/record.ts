@@ -12,7 +12,7 @@ export interface RecordedMedium extends Medium {
   /** The files of `files`. */
   readonly images: readonly FileIdentity[];
   readonly sentinel: Sentinel;
-  /** How many requests the device had made when the guest was stopped. More than that: it ran since. */
+  /** How many requests the device had made when the guest was stopped and flushed. More than that: it ran since. */
   readonly requests: number;
 }
 
@@ -37,6 +37,8 @@ export interface QuiesceRecord {
   /** Files or folders of the guest's memory, which qemu keeps open. */
   readonly memory: readonly string[];
   readonly inactivate: Inactivation;
+  /** The vCPUs ran when the sequence began. */
+  readonly wasRunning: boolean;
   /**
    * Every write the guest was told is durable is on the storage: QEMU flushed each image and took it read-only
    * without an error, and what the host page cache could hold back was synced. Set before an image is let go.
@@ -137,6 +139,7 @@ function isRecord(value: unknown): value is QuiesceRecord {
     typeof record.qemu?.pid === 'number' &&
     typeof record.qemu.startTime === 'number' &&
     typeof record.durable === 'boolean' &&
+    typeof record.wasRunning === 'boolean' &&
     Array.isArray(record.memory) &&
     Array.isArray(record.interfaces) &&
     Array.isArray(record.media) &&

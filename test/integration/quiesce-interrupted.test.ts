@@ -55,6 +55,7 @@ function atCommand(index: number, when: 'before' | 'sent'): Death {
 const DEATHS: readonly Death[] = [
   atCommand(0, 'before'),
   ...COMMANDS.map((_, index) => atCommand(index, 'sent')),
+  ['with the record written, before the guest is stopped', { before: { stop: 'die' } }],
   ['with the record written', { before: { 'add-sentinels': 'die' } }],
   ['with the record saying that all is durable', { before: { 'delete-nodes': 'die' } }],
   ['before the sentinels are removed', { before: { 'unlink-sentinels': 'die' } }],

@@ -181,6 +181,21 @@ for (const [index, { name: qemu, emulator, skip }] of (await qemus()).entries())
       await guest.end();
     });
 
+    test('a guest that was resumed on its own disks runs again to the agent', async () => {
+      const name = `again-${index}`;
+      const disks = [{ path: `/shared/${name}.img` }];
+      const guest = await QuiesceGuest.running(node, name, { emulator, disks });
+      const resource = new Resource({ name, uuid: guest.uuid, disks });
+      resource.configure(node);
+      const monitor = () => resource.call(node, 'monitor');
+      await guest.quiesce({ before: { 'add-sentinels': 'die' } });
+      await guest.virsh('resume', name);
+      const before = await guest.witness();
+      assert.equal((await monitor()).exitCode, 0);
+      assert.equal((await guest.ticks()).instance, before.instance);
+      await guest.end();
+    });
+
     test('the agent starts no guest on a node that preserves it', async (t) => {
       const name = `refused-${index}`;
       const disks = [{ path: `/shared/${name}.img` }];
