@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import { Deadline } from '../../lib/deadline.ts';
-import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
+import { errnoOf, isKvmhaError, type KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
 import type { Journal } from '../../lib/journal.ts';
 import {
@@ -123,10 +123,8 @@ async function domainIdentity(
 function identityCache(instance: string): string {
   try {
     mkdirSync(RESOURCE_DIRECTORY, { recursive: true, mode: 0o700 });
-  } catch (error) {
-    if (errnoOf(error) !== 'EROFS' && errnoOf(error) !== 'EACCES' && errnoOf(error) !== 'ENOSPC') {
-      throw new KvmhaError('file', `${RESOURCE_DIRECTORY}: ${messageOf(error)}`, { cause: error });
-    }
+  } catch {
+    // A file system that is full or read-only, something else in its place: it goes without a cache.
   }
   return resourceFile(instance);
 }

@@ -94,7 +94,7 @@ async function refuseOldState(guest: Guest, saved: string, config: string): Prom
   }
 }
 
-/** Runs the virsh command that starts the domain. When it has to be killed, the start goes on without us. */
+/** Runs the virsh command that starts the domain. When it is killed or cut off, the start may go on without us. */
 async function startByLibvirt(
   guest: Guest,
   uuid: string,
@@ -105,7 +105,7 @@ async function startByLibvirt(
   try {
     await guest.virsh.command(words, deadline);
   } catch (error) {
-    if (!isKvmhaError(error, 'deadline')) {
+    if (!isKvmhaError(error, 'deadline', 'unreachable')) {
       removePendingStart(guest);
     }
     throw error;

@@ -1,7 +1,7 @@
 import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
-import { isAlive, type ProcessIdentity, signalProcess } from '../linux/process.ts';
+import { isAlive, isRunning, type ProcessIdentity, signalProcess } from '../linux/process.ts';
 import { syncFile } from '../linux/sync.ts';
 import type { Log } from '../log.ts';
 import { findQemuProcesses } from '../qemu/qemu-process.ts';
@@ -17,6 +17,8 @@ import { socketsOf } from './sockets.ts';
 
 /** Milliseconds kept for SIGKILL and the verification after `destroy`, where the deadline allows it. */
 const KILL_RESERVE = 5000;
+/** The daemons that start QEMU, by the names of their processes. */
+const LIBVIRT_DAEMONS = ['libvirtd', 'virtqemud'];
 /** Milliseconds between two looks at whether qemu is gone. */
 const PAUSE = 50;
 
@@ -81,20 +83,25 @@ async function outliveStart(guest: Guest, deadline: Deadline, log: Log): Promise
     return;
   }
   log.warn(`${guest.name}: libvirt has not said how its last start has ended, ending that`);
-  const patience = deadline.reserving(1000);
-  try {
-    await guest.virsh.command(['destroy', start.uuid], patience);
-  } catch (error) {
-    if (!isKvmhaError(error)) {
-      throw error;
+  let failure = '';
+  const ended = await deadline.reserving(1000).poll(500, async () => {
+    const patience = deadline.reserving(1000);
+    try {
+      await guest.virsh.command(['destroy', start.uuid], patience);
+      return true;
+    } catch (error) {
+      if (!isKvmhaError(error)) {
+        throw error;
+      }
+      failure = messageOf(error);
+      return (await hasEnded(guest, start.uuid, patience)) || undefined;
     }
-    if (!(await hasEnded(guest, start.uuid, patience))) {
-      throw new KvmhaError(
-        error.code,
-        `libvirt was told to start ${guest.name}, and may still do so: ${messageOf(error)}`,
-        { cause: error },
-      );
-    }
+  });
+  if (!ended) {
+    throw new KvmhaError(
+      'deadline',
+      `libvirt was told to start ${guest.name}, and may still do so: ${failure}`,
+    );
   }
   removePendingStart(guest);
 }
@@ -103,8 +110,11 @@ async function hasEnded(guest: Guest, uuid: string, deadline: Deadline): Promise
   try {
     return (await guest.virsh.command(['domstate', uuid], deadline)).trim() === 'shut off';
   } catch (error) {
-    // A daemon that is dead starts nothing any more; what it has started, the process table shows.
-    return isKvmhaError(error, 'no-domain', 'unreachable');
+    if (isKvmhaError(error, 'unreachable')) {
+      // One that shuts down still ends what it does. What a dead one has started, the process table shows.
+      return !isRunning(LIBVIRT_DAEMONS);
+    }
+    return isKvmhaError(error, 'no-domain');
   }
 }
 

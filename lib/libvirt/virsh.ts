@@ -150,7 +150,7 @@ function failureOf(words: readonly string[], output: Output): KvmhaError {
     .slice(0, MAX_WORDS);
   const message = `virsh ${words[0] ?? ''}: ${said === '' ? `exited ${output.exitCode}` : said}`;
   if (
-    /failed to connect to the hypervisor|Failed to connect socket|Cannot recv data|End of file while/i.test(
+    /failed to connect to the hypervisor|Failed to connect socket|Cannot recv data|End of file while|Disconnected from|client socket is closed/i.test(
       said,
     )
   ) {

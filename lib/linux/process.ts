@@ -124,6 +124,11 @@ export function readArguments(pid: number): string[] | undefined {
   return text === '' ? [] : text.replace(/\0$/, '').split('\0');
 }
 
+/** Whether a process with one of these names (proc(5), comm) is there. */
+export function isRunning(names: readonly string[]): boolean {
+  return allPids().some((pid) => names.includes(threadName(pid, pid) ?? ''));
+}
+
 /** The name that a thread has given itself; undefined when it is gone. */
 export function threadName(pid: number, thread: number): string | undefined {
   return readProc(`/proc/${pid}/task/${thread}/comm`)?.trimEnd();

@@ -8,7 +8,7 @@ import { Fault } from '../fault/fault.ts';
 import { domainXml } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
 import { Resource } from '../support/agent.ts';
-import { answers, Host, TestGuest, until } from '../support/host.ts';
+import { answers, Host, processesNamed, TestGuest, until } from '../support/host.ts';
 
 let host: Host;
 let events: Lifecycle;
@@ -592,6 +592,22 @@ describe('without libvirtd', () => {
     answers(await guest.probe(), 7);
     // It has ended for good.
     await sleep(1000);
+    assert.deepEqual(guest.pids(), []);
+
+    // The same with a libvirtd that shuts down, and answers nobody while it ends what it does.
+    host.node.write('/run/lab/hold-pending', '');
+    const starting = guest.call('start', { meta: { timeout: '12000' } });
+    await until('the hook to run', async () => {
+      const { stdout } = await host.node.exec(['pgrep', '-f', 'hooks/qemu pending prepare']);
+      return stdout !== '';
+    });
+    await host.withoutLibvirtd(async () => {
+      answers(await starting, 1, /libvirt was told to start pending, and may still do so/);
+      answers(await guest.stop({ meta }), 1, /libvirt was told to start pending, and may still do so/);
+      await host.node.check(['rm', '/run/lab/hold-pending']);
+      await until('libvirtd to end', () => processesNamed(host.node, 'libvirtd').length === 0);
+      answers(await guest.stop(), 0);
+    }, 'SIGTERM');
     assert.deepEqual(guest.pids(), []);
     answers(await guest.call('start'), 0);
     answers(await guest.stop(), 0);

@@ -109,12 +109,14 @@ export class Host implements AsyncDisposable {
     };
   }
 
-  /** Runs `work` while libvirtd is dead, and starts it again. */
-  async withoutLibvirtd<T>(work: () => Promise<T>): Promise<T> {
+  /** Runs `work` while libvirtd is dead, or ends by another signal, and starts it again. */
+  async withoutLibvirtd<T>(work: () => Promise<T>, signal: 'SIGKILL' | 'SIGTERM' = 'SIGKILL'): Promise<T> {
     for (const pid of processesNamed(this.node, 'libvirtd')) {
-      process.kill(pid, 'SIGKILL');
+      process.kill(pid, signal);
     }
-    await until('libvirtd to be dead', () => processesNamed(this.node, 'libvirtd').length === 0);
+    if (signal === 'SIGKILL') {
+      await until('libvirtd to be dead', () => processesNamed(this.node, 'libvirtd').length === 0);
+    }
     try {
       return await work();
     } finally {
