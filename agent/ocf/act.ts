@@ -5,6 +5,7 @@ import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import { DEFAULT_POLICY } from '../../lib/policy.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
 import { uuidForName } from '../../lib/record/directory.ts';
+import { noteIoStatus, noteRunning } from '../../lib/record/io-error.ts';
 import { type Lock, lockDomain } from '../../lib/record/lock.ts';
 import { lastingEnvironment, writeResourceRecord } from '../../lib/record/resource-record.ts';
 import { hasRunningRecord, writeRunningRecord } from '../../lib/record/running-record.ts';
@@ -174,21 +175,35 @@ async function remember(context: ActionContext, { situation, seen, classificatio
   if (situation === 'probe' || situation === 'monitor-role-stopped') {
     return;
   }
-  if ((state === 'running' || state === 'degraded') && !hasRunningRecord(guest)) {
-    try {
-      const qemu = seen.qemu ?? findQemuProcesses(guest)[0];
-      if (qemu !== undefined) {
-        const { pid, startTime } = qemu;
-        writeRunningRecord(guest, { qemu: { pid, startTime }, images: imagesOf(qemu) });
-        rememberResource(context, seen.uuid);
-      }
-    } catch (error) {
-      if (!isKvmhaError(error)) {
-        throw error;
-      }
-      // The guest runs, and a full /run on this node is no reason to restart it.
-      log.warn(`${guest.name}: ${messageOf(error)}`);
+  try {
+    if (state === 'running' || state === 'degraded') {
+      rememberRunning(context, seen);
+    } else if (state === 'out-of-space' && seen.uuid !== undefined && seen.qemu !== undefined) {
+      const { pid, startTime } = seen.qemu;
+      noteIoStatus(seen.uuid, { pid, startTime }, 'nospace');
     }
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    // The guest runs, and a full /run on this node is no reason to restart it.
+    log.warn(`${guest.name}: ${messageOf(error)}`);
+  }
+}
+
+function rememberRunning(context: ActionContext, seen: Look): void {
+  const { guest } = context;
+  if (seen.uuid !== undefined) {
+    noteRunning(seen.uuid);
+  }
+  if (hasRunningRecord(guest)) {
+    return;
+  }
+  const qemu = seen.qemu ?? findQemuProcesses(guest)[0];
+  if (qemu !== undefined) {
+    const { pid, startTime } = qemu;
+    writeRunningRecord(guest, { qemu: { pid, startTime }, images: imagesOf(qemu) });
+    rememberResource(context, seen.uuid);
   }
 }
 

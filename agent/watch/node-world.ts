@@ -8,6 +8,7 @@ import { OcfFailure } from '../../lib/ocf.ts';
 import { DEFAULT_POLICY_PATH, readParameters } from '../../lib/parameters.ts';
 import { DEFAULT_POLICY, loadPolicy, type Policy } from '../../lib/policy.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
+import { noteIoError, noteRunning } from '../../lib/record/io-error.ts';
 import { addReported } from '../../lib/record/reported.ts';
 import {
   allResourceRecords,
@@ -16,7 +17,7 @@ import {
 } from '../../lib/record/resource-record.ts';
 import { hasRunningRecord } from '../../lib/record/running-record.ts';
 import { Semaphore } from '../../lib/semaphore.ts';
-import type { GuestName, GuestPolicy, Recovery, ResourceGuest, World } from '../../lib/watch/world.ts';
+import type { GuestName, GuestPolicy, News, Recovery, ResourceGuest, World } from '../../lib/watch/world.ts';
 import { quiesceFaulted } from '../ocf/act.ts';
 import { type ActionContext, makeContext } from '../ocf/context.ts';
 import { readEnvironment } from '../ocf/environment.ts';
@@ -78,11 +79,21 @@ export class NodeWorld implements World {
     return { watch, state };
   }
 
-  keep(guest: GuestName, news: { readonly fault?: string; readonly survived?: string }): void {
-    const [qemu] = findQemuProcesses(guest);
-    if (qemu !== undefined) {
-      const { pid, startTime } = qemu;
-      addReported(guest.uuid, { qemu: { pid, startTime }, ...news });
+  keep(guest: GuestName, news: News): void {
+    const { uuid } = guest;
+    if ('runs' in news) {
+      noteRunning(uuid);
+      return;
+    }
+    const [found] = findQemuProcesses(guest);
+    if (found === undefined) {
+      return;
+    }
+    const { pid, startTime } = found;
+    if ('ioError' in news) {
+      noteIoError(uuid, { pid, startTime }, news.ioError);
+    } else {
+      addReported(uuid, { qemu: { pid, startTime }, ...news });
     }
   }
 

@@ -6,6 +6,7 @@ import { syncFile } from '../linux/sync.ts';
 import type { Log } from '../log.ts';
 import { findQemuProcesses } from '../qemu/qemu-process.ts';
 import { uuidForName } from '../record/directory.ts';
+import { removeIoError } from '../record/io-error.ts';
 import { readPendingStart, removePendingStart } from '../record/pending-start.ts';
 import { removeRecord } from '../record/record.ts';
 import { removeReported } from '../record/reported.ts';
@@ -62,6 +63,7 @@ export function removeRemains(guest: Guest, seenUuid: string | undefined): void 
   removeRunningRecord(guest);
   removeRecord(uuid);
   removeReported(uuid);
+  removeIoError(uuid);
   removeResourceRecord(uuid);
   const sockets = socketsOf(guest.name);
   // Another domain may have the name by now, under another uuid.

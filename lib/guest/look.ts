@@ -17,6 +17,7 @@ import { blockNodes } from '../quiesce/inspection.ts';
 import { observeProof } from '../quiesce/observe.ts';
 import type { Proof } from '../quiesce/proof.ts';
 import { isOf, nothingMoved, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
+import { type IoError, readIoError } from '../record/io-error.ts';
 import { readPendingStart } from '../record/pending-start.ts';
 import { type QuiesceRecord, readRecord } from '../record/record.ts';
 import { type Reported, readReported } from '../record/reported.ts';
@@ -109,21 +110,30 @@ export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look 
  * the guest has a fault, and nothing by which one could be told from another moment's. Changes nothing.
  */
 export async function lookThrough(monitor: Monitor, uuid: string, deadline: Deadline): Promise<Observation> {
-  const { view, survivedError } = await monitorStatus(monitor, deadline);
+  const { view, survivedError } = await monitorStatus(monitor, uuid, deadline);
   return {
     libvirt: { kind: 'not-asked' },
     monitor: view,
     process: { kind: 'unknown', why: 'not looked for' },
-    quiesceBegun: quiesceWasBegun(uuid),
+    quiesceBegun: await quiesceWasBegun(uuid, view, monitor, deadline),
     ...errors(reportedOf(uuid), survivedError),
   };
 }
 
-/** Whether a record speaks of the qemu that runs: of one domain no more than one does. */
-function quiesceWasBegun(uuid: string): boolean {
+/** Whether a record speaks of the qemu that is there, of which one domain has no more than one. */
+async function quiesceWasBegun(
+  uuid: string,
+  view: MonitorView,
+  monitor: Monitor,
+  deadline: Deadline,
+): Promise<boolean> {
   try {
     const record = readRecord(uuid);
-    return record !== undefined && isAlive(record.qemu);
+    if (record === undefined || !isAlive(record.qemu)) {
+      return false;
+    }
+    const runs = view.kind === 'status' && view.running;
+    return !(runs && (await nothingMoved(record, monitor, deadline)));
   } catch (error) {
     if (isKvmhaError(error)) {
       return true;
@@ -170,7 +180,7 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
   const absent: MonitorView =
     own.silent === undefined ? { kind: 'absent' } : { kind: 'silent', why: own.silent };
   const { view: monitorView, survivedError } =
-    monitor === undefined ? { view: absent } : await monitorStatus(monitor, patience(deadline));
+    monitor === undefined ? { view: absent } : await monitorStatus(monitor, uuid, patience(deadline));
   const recorded = uuid === undefined || qemu === undefined ? NO_RECORD : recordOf(uuid, qemu);
   const usable = monitorView.kind === 'status' ? monitor : undefined;
   const { begun, proof } = await quiesceProof(recorded, usable, monitorView, deadline);
@@ -372,12 +382,14 @@ function throughLibvirt(
 
 async function monitorStatus(
   monitor: Monitor,
+  uuid: string | undefined,
   deadline: Deadline,
 ): Promise<{ view: MonitorView; survivedError?: string }> {
   try {
     const view = await status(monitor, deadline);
     if (view.runstate === 'io-error') {
-      return { view: { ...view, failedDevices: await failedDevices(monitor, deadline) } };
+      const failed = await failedDevices(monitor, deadline);
+      return { view: { ...view, failedDevices: uuid === undefined ? failed : correct(failed, uuid) } };
     }
     const survivedError = view.running ? await survivedErrors(monitor, deadline) : undefined;
     return survivedError === undefined ? { view } : { view, survivedError };
@@ -407,6 +419,25 @@ async function failedDevices(monitor: Monitor, deadline: Deadline): Promise<Fail
       ? [{ device: String(entry['qdev'] ?? entry['device']), ioStatus }]
       : [];
   });
+}
+
+/** `io-status` says what was wrong first, which need not be what is wrong now (see lib/record/io-error.ts). */
+function correct(devices: FailedDevice[], uuid: string): FailedDevice[] {
+  const ioError = ioErrorOf(uuid);
+  return ioError === undefined
+    ? devices
+    : devices.map(({ device }) => ({ device, ioStatus: ioError === 'nospace' ? 'nospace' : 'failed' }));
+}
+
+function ioErrorOf(uuid: string): IoError | undefined {
+  try {
+    return readIoError(uuid);
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined;
+    }
+    throw error;
+  }
 }
 
 /**

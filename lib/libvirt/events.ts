@@ -84,10 +84,17 @@ function eventOf(kind: string, more: string): QmpEvent | undefined {
       const event = LIFECYCLE[more.split(' ')[0] ?? ''];
       return event === undefined ? undefined : { event, data: {}, time };
     }
-    case 'io-error': {
-      // "/path of the image (virtio-disk0) pause"
-      const [, device = 'unknown', action = ''] = /\(([^()]*)\) (\S+)$/.exec(more) ?? [];
-      const data = { device, operation: 'unknown', action: IO_ERROR_ACTIONS[action] ?? action };
+    // The event "io-error" comes with it and says less.
+    case 'io-error-reason': {
+      // "/path of the image (virtio-disk0) pause due to enospc", and nothing behind "to" for other reasons.
+      const match = /\(([^()]*)\) (\S+) due to *(\S*)$/.exec(more);
+      const [, device = 'unknown', action = '', reason = ''] = match ?? [];
+      const data = {
+        device,
+        operation: 'unknown',
+        action: IO_ERROR_ACTIONS[action] ?? action,
+        nospace: reason === 'enospc',
+      };
       return { event: 'BLOCK_IO_ERROR', data, time };
     }
     case 'watchdog':

@@ -4,9 +4,9 @@ import { lookThrough } from '../guest/look.ts';
 import type { JournalEntry } from '../journal.ts';
 import type { Monitor, QmpEvent } from '../qemu/qmp.ts';
 import { type Classification, classify } from '../state/classify.ts';
-import { inWords, meaningOf } from './meaning.ts';
+import { inWords, type Meaning, meaningOf } from './meaning.ts';
 import { verdictOnEvent, verdictOnState, type WatchVerdict } from './verdict.ts';
-import type { GuestName, World } from './world.ts';
+import type { GuestName, News, World } from './world.ts';
 
 /** Milliseconds in which QEMU must answer. One that hangs, or whose storage does, does not. */
 const PATIENCE = 8000;
@@ -80,16 +80,15 @@ export class WatchedGuest implements GuestName {
     }
     const key = JSON.stringify(meaning);
     const heard = this.#heard.get(key);
-    if (heard !== undefined && performance.now() - heard.since < QUIET) {
+    if (heard !== undefined && !changesRunning(meaning) && performance.now() - heard.since < QUIET) {
       heard.again += 1;
-      this.#lookWanted ||= meaning.kind === 'stopped' || meaning.kind === 'resumed';
-    } else {
-      this.#heard.set(key, { since: performance.now(), again: 0 });
-      this.#events.push(event);
-      if (heard !== undefined && heard.again > 0) {
-        this.#record({ what: 'seen', event: event.event, again: heard.again });
-      }
+      return;
     }
+    this.#heard.set(key, { since: performance.now(), again: 0 });
+    if (heard !== undefined && heard.again > 0) {
+      this.#record({ what: 'seen', event: event.event, again: heard.again });
+    }
+    this.#events.push(event);
     this.#wake();
   }
 
@@ -156,22 +155,14 @@ export class WatchedGuest implements GuestName {
     this.#world.log.info(`${this.name}: ${words}`);
     const policy = await this.#world.policy(this);
     const verdict = verdictOnEvent(meaning, policy.watch);
+    const news = newsOf(meaning) ?? newsIn(verdict);
+    if (news !== undefined && policy.watch.mode === 'act') {
+      this.#world.keep(this, news);
+    }
     if (verdict.do === 'look') {
       this.#lookWanted = true;
-      return;
-    }
-    if (policy.watch.mode === 'act') {
-      this.#keep(verdict);
-    }
-    await this.#follow(verdict, policy.watch.mode);
-  }
-
-  /** Keeps for everybody else what was heard and cannot be asked for. */
-  #keep(verdict: WatchVerdict): void {
-    if (verdict.do === 'fail-over') {
-      this.#world.keep(this, { fault: verdict.fault });
-    } else if (verdict.do === 'degrade') {
-      this.#world.keep(this, { survived: verdict.error });
+    } else {
+      await this.#follow(verdict, policy.watch.mode);
     }
   }
 
@@ -238,5 +229,45 @@ export class WatchedGuest implements GuestName {
 
   #record(entry: Pick<JournalEntry, 'what'> & { readonly [detail: string]: unknown }): void {
     this.#world.journal.record({ guest: this.name, uuid: this.uuid, ...entry });
+  }
+}
+
+/** Whether the guest stands still or runs after it as it did not before: such events do not come without end. */
+function changesRunning(meaning: Meaning): boolean {
+  switch (meaning.kind) {
+    case 'stopped':
+    case 'resumed':
+    case 'shut-down':
+      return true;
+    case 'io-error':
+      return meaning.action === 'stop';
+    case 'guest-panicked':
+    case 'watchdog':
+      return meaning.action === 'pause';
+    default:
+      return false;
+  }
+}
+
+/** What an event tells and no query does: of an I/O error `io-status` tells only the first. */
+function newsOf(meaning: Meaning): News | undefined {
+  switch (meaning.kind) {
+    case 'io-error':
+      return meaning.action === 'stop' ? { ioError: meaning.noSpace ? 'nospace' : 'failed' } : undefined;
+    case 'resumed':
+      return { runs: true };
+    default:
+      return undefined;
+  }
+}
+
+function newsIn(verdict: WatchVerdict): News | undefined {
+  switch (verdict.do) {
+    case 'fail-over':
+      return { fault: verdict.fault };
+    case 'degrade':
+      return { survived: verdict.error };
+    default:
+      return undefined;
   }
 }

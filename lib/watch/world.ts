@@ -22,6 +22,16 @@ export interface GuestPolicy {
   readonly state: StatePolicy;
 }
 
+/** What was heard of a guest, and nobody can ask for. */
+export type News =
+  | { readonly fault: string }
+  /** An error that the guest has survived. */
+  | { readonly survived: string }
+  /** Which I/O error has stopped it. */
+  | { readonly ioError: 'nospace' | 'failed' }
+  /** It runs, whatever was wrong before. */
+  | { readonly runs: true };
+
 /** How the attempt to let a guest fail over ended; `why` is a clause for people. */
 export interface Recovery {
   readonly kind: /** It is proved to be failover-safe, and the cluster was told. */
@@ -43,8 +53,8 @@ export interface World {
   guests(): readonly ResourceGuest[];
   /** What was decided beforehand about a guest; the defaults where nothing was, or it cannot be read. */
   policy(guest: GuestName): Promise<GuestPolicy>;
-  /** Keeps a fault, or an error that the guest has survived, for every look at this run of the guest. */
-  keep(guest: GuestName, news: { readonly fault?: string; readonly survived?: string }): void;
+  /** Keeps what was heard, for every look at this run of the guest. @throws KvmhaError `file` */
+  keep(guest: GuestName, news: News): void;
   /** Quiesces a guest and tells the cluster once that is proved. Does not throw. */
   failOver(guest: GuestName, fault: string): Promise<Recovery>;
 }

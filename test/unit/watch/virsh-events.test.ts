@@ -28,7 +28,7 @@ const EXPECTED: DomainEvent[] = [
     domain: NAME,
     event: {
       event: 'BLOCK_IO_ERROR',
-      data: { device: 'virtio-disk0', operation: 'unknown', action: 'stop' },
+      data: { device: 'virtio-disk0', operation: 'unknown', action: 'stop', nospace: false },
       time,
     },
   },

@@ -8,7 +8,7 @@ import { Deadline } from '../../../lib/deadline.ts';
 import type { JournalEntry } from '../../../lib/journal.ts';
 import { DEFAULT_POLICY } from '../../../lib/policy.ts';
 import { Watcher } from '../../../lib/watch/watcher.ts';
-import type { GuestName, GuestPolicy, Recovery, World } from '../../../lib/watch/world.ts';
+import type { GuestName, GuestPolicy, News, Recovery, World } from '../../../lib/watch/world.ts';
 import {
   eventsOf,
   type Recording,
@@ -22,7 +22,7 @@ const UUID = '11111111-2222-4333-8444-555555555555';
 /** A world that remembers what a watcher wanted of it. */
 class FakeWorld implements World {
   readonly entries: JournalEntry[] = [];
-  readonly kept: { readonly fault?: string; readonly survived?: string }[] = [];
+  readonly kept: News[] = [];
   readonly failedOver: string[] = [];
   readonly problems: string[] = [];
   readonly journal = { record: (entry: JournalEntry) => void this.entries.push(entry) };
@@ -46,7 +46,7 @@ class FakeWorld implements World {
     return this.guestPolicy;
   }
 
-  keep(_: GuestName, news: { readonly fault?: string; readonly survived?: string }): void {
+  keep(_: GuestName, news: News): void {
     this.kept.push(news);
   }
 
@@ -167,7 +167,7 @@ describe('Watcher', () => {
             assert.equal(last, 'fail-over');
           } else if (survived.includes(said.name)) {
             assert.equal(last, 'degrade');
-            assert.match(world.kept[0]?.survived ?? '', /I\/O error|memory failure/);
+            assert.match(JSON.stringify(world.kept), /"survived":".*(I\/O error|memory failure)/);
           } else if (held.includes(said.name)) {
             assert.equal(last, 'hold', said.name);
           } else {
@@ -175,7 +175,7 @@ describe('Watcher', () => {
           }
           const isMemoryFault = said.name === 'memory-reset' || said.name === 'memory-action-required';
           assert.deepEqual(
-            world.kept.filter((news) => news.fault !== undefined),
+            world.kept.filter((news) => 'fault' in news),
             isMemoryFault ? [{ fault }] : [],
             said.name,
           );
@@ -184,6 +184,17 @@ describe('Watcher', () => {
       });
     }
   }
+
+  it('keeps which I/O error has stopped a guest, and that it runs again', async () => {
+    const server = await followed('web', recording('no-space'));
+    server.say(undefined);
+    await server.send();
+    await until('it is held', () => world.decisions().includes('hold'));
+    await server.send('{"event": "RESUME"}\r\n');
+    await server.send(`${eventsOf(recording('write-error')).join('\r\n')}\r\n`);
+    await until('all is heard', () => world.seen('STOP').length === 2);
+    assert.deepEqual(world.kept, [{ ioError: 'nospace' }, { runs: true }, { ioError: 'failed' }]);
+  });
 
   it('finds a fault that nobody has heard of, when it connects and when it connects again', async () => {
     await qemu('before', recording('write-error'));
