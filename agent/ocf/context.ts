@@ -40,7 +40,10 @@ export interface ActionContext {
 const LENIENT_ACTIONS = ['stop', 'monitor', 'status'];
 
 /** What an action is called with. */
-export type Call = Pick<ActionContext, 'environment' | 'variables' | 'parameters' | 'log' | 'journal'>;
+export type Call = Pick<
+  ActionContext,
+  'environment' | 'variables' | 'parameters' | 'deadline' | 'log' | 'journal'
+>;
 
 /**
  * Puts together what an action works with. Nothing is looked at yet but what the guest is called.
@@ -49,14 +52,12 @@ export type Call = Pick<ActionContext, 'environment' | 'variables' | 'parameters
  */
 export async function makeContext(call: Call): Promise<ActionContext> {
   const { environment, parameters, log } = call;
-  const deadline = actionDeadline(environment);
   const guest = await identifyGuest(environment, parameters, log);
   let policy: Promise<Policy> | undefined;
   let cluster: Promise<ClusterView> | undefined;
   return {
     ...call,
     guest,
-    deadline,
     policy: () => {
       policy ??= import('../../lib/policy.ts').then(({ loadPolicy }) => loadPolicy(parameters.policy));
       return policy;
@@ -74,7 +75,7 @@ export async function makeContext(call: Call): Promise<ActionContext> {
  * The moment by which an action answers: earlier than the cluster's timeout, after which no answer is heard and
  * the action is killed. The cluster counts from the start of this process, which may be slow on a busy node.
  */
-function actionDeadline({ timeout }: OcfEnvironment): Deadline {
+export function actionDeadline({ timeout }: OcfEnvironment): Deadline {
   const sinceStart = performance.now();
   return Deadline.in(timeout - sinceStart).reserving(Math.min(1500, timeout / 10));
 }

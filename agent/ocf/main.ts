@@ -8,7 +8,7 @@ import {
 } from '../../lib/parameters.ts';
 import { metadata } from '../built-in.ts';
 import { print, printError } from '../output.ts';
-import { type ActionContext, makeContext } from './context.ts';
+import { type ActionContext, actionDeadline, makeContext } from './context.ts';
 import type { OcfEnvironment } from './environment.ts';
 import { guarded } from './guarded.ts';
 import type { Log } from './log.ts';
@@ -86,7 +86,14 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
       refuseProblems(await findLocalProblems(parameters));
     }
     const journal = new Journal('agent', log);
-    const context = await makeContext({ environment, variables: process.env, parameters, log, journal });
+    const context = await makeContext({
+      environment,
+      variables: process.env,
+      parameters,
+      deadline: actionDeadline(environment),
+      log,
+      journal,
+    });
     try {
       return await (await load())(context);
     } finally {

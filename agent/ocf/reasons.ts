@@ -14,7 +14,7 @@ export function refusal(why: Refusal, context: ActionContext, decision: Decision
   const action = context.environment.action;
   switch (why) {
     case 'preserved':
-      return `${name} is preserved here${fault === undefined ? '' : ` (${fault})`}: "kvmha release ${name}" ends its qemu, process ${decision.seen.qemu?.pid}; then clean up the resource`;
+      return `${name} is preserved here${fault === undefined ? '' : ` (${fault})`}: "kvmha release ${name}" ends its qemu, process ${decision.seen.qemu?.pid}, and cleans up the resource`;
     case 'stop-first':
       return `${action}: ${name} is ${state} here: ${reason}. It must be stopped before it can be started`;
     case 'runs-elsewhere':

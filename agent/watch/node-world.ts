@@ -155,7 +155,8 @@ export class NodeWorld implements World {
     const environment = readEnvironment(['monitor'], variables);
     const { parameters } = readParameters(variables);
     const { log, journal } = this;
-    const context = await makeContext({ environment, variables, parameters, log, journal });
+    const deadline = Deadline.in(PATIENCE);
+    const context = await makeContext({ environment, variables, parameters, deadline, log, journal });
     return { ...context, guest: { ...context.guest, uuid: context.guest.uuid ?? uuid } };
   }
 

@@ -9,6 +9,7 @@ import { loadPolicy } from '../../lib/policy.ts';
 import { STATE_DIRECTORY } from '../../lib/record/directory.ts';
 import { askStatus, watcherProcess } from '../../lib/watch/status.ts';
 import { watchMetadata } from '../built-in.ts';
+import { actionDeadline } from '../ocf/context.ts';
 import type { OcfEnvironment } from '../ocf/environment.ts';
 import { guarded } from '../ocf/guarded.ts';
 import type { Log } from '../ocf/log.ts';
@@ -70,9 +71,7 @@ export async function runWatchAgent(args: readonly string[]): Promise<OcfCode> {
     return OCF.ERR_UNIMPLEMENTED;
   }
   return guarded('KvmWatch', args, async (environment, log) => {
-    const { timeout } = environment;
-    const deadline = Deadline.in(timeout).reserving(Math.min(1500, timeout / 10));
-    return perform({ environment, deadline, log });
+    return perform({ environment, deadline: actionDeadline(environment), log });
   });
 }
 
