@@ -141,6 +141,23 @@ for (const [index, { name: qemu, emulator, skip }] of (await qemus()).entries())
       await guest.end();
     });
 
+    test('a sentinel that cannot be made is noticed, and all is undone', async () => {
+      const guest = await guestOf(`failing-${index}-folder`, emulator);
+      const pid = await guest.pid();
+      // The folder of the sentinels is gone just when they are to be made.
+      const folder = `/var/lib/libvirt/qemu/domain-*-${guest.name}`;
+      const report = await guest.quiesce({
+        before: { 'add-sentinels': { run: ['sh', '-c', `mv ${folder} /var/lib/libvirt/qemu/moved-away`] } },
+      });
+      const { step, undone, reason } = failure(report);
+      assert.deepEqual([step, undone], ['add-sentinels', true], reason);
+      await guest.goesOn();
+      assert.equal(await guest.pid(), pid, 'its qemu is gone');
+      assert.equal(await guest.proof(), undefined);
+      await guest.end();
+      await node.check(['rm', '-r', '/var/lib/libvirt/qemu/moved-away']);
+    });
+
     test('a host cache that cannot be written back is noticed, and all is undone', async () => {
       const name = `failing-${index}-sync`;
       const disks = [{ path: `/shared/${name}.img`, cache: 'writeback' }] as const;

@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
+import { NbdServer } from '../fault/nbd.ts';
 import type { Disk } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
@@ -116,6 +117,36 @@ const CASES: Record<string, Case> = {
       ],
     }),
     why: /network backend wire is a (socket|dgram)/,
+  },
+  'has a disk on the network (NBD)': {
+    prepare: async (name) => {
+      await blank(`/shared/${name}-nbd.img`);
+      const server = await NbdServer.start(node, `/shared/${name}-nbd.img`, { name });
+      return () => void server.stop();
+    },
+    options: (name) => ({
+      disks: [{ path: `/shared/${name}.img` }, { nbd: `/run/lab/${name}.sock` }],
+    }),
+    why: /block driver nbd \(node \S+\) has not been shown to be safe/,
+  },
+  'copies what it reads into its image': {
+    disk: { driver: "copy_on_read='on'" },
+    why: /block driver copy-on-read \(node \S+\) has not been shown to be safe/,
+  },
+  'has a disk on an adapter that nobody has examined': {
+    prepare: (name) => blank(`/shared/${name}-extra.img`).then(() => undefined),
+    options: (name) => ({
+      args: [
+        ...extraDisk(`/shared/${name}-extra.img`),
+        ...[
+          '-device',
+          'megasas,id=raid,addr=0x1e',
+          '-device',
+          'scsi-hd,id=raid0,bus=raid.0,drive=extra-format',
+        ],
+      ],
+    }),
+    why: /device raid0 is on a megasas, whose media nobody has shown to be movable/,
   },
   'is being copied (block job)': {
     afterwards: (guest) =>

@@ -7,7 +7,7 @@ import { messageOf } from '../../lib/error.ts';
 import { libvirtFolderOf } from '../../lib/guest/look.ts';
 import { LibvirtMonitor, Virsh } from '../../lib/libvirt/virsh.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
-import { type Json, type Monitor, QmpSocket } from '../../lib/qemu/qmp.ts';
+import { type Json, type Monitor, type QmpEvent, QmpSocket } from '../../lib/qemu/qmp.ts';
 import { observeProof } from '../../lib/quiesce/observe.ts';
 import type { Proof } from '../../lib/quiesce/proof.ts';
 import { type QuiesceOutcome, quiesce, type Step } from '../../lib/quiesce/sequence.ts';
@@ -31,6 +31,8 @@ export interface Order {
   readonly socket?: string | undefined;
   readonly timeout: number;
   readonly observeOnly?: boolean;
+  /** Done first; the guest is quiesced as soon as it stops. */
+  readonly afterStop?: Blow;
   /** Before these steps. */
   readonly before?: { readonly [step in Step]?: Blow };
   /** Dies before the nth QMP command that changes something is sent, or once it is sent; counted from 1. */
@@ -128,13 +130,24 @@ async function carryOut(order: Order): Promise<Report> {
     if (qemu === undefined || sentinelDirectory === undefined) {
       throw new Error(`there is no qemu of ${name}, or it is none of libvirt's`);
     }
+    const stopped = Promise.withResolvers<void>();
+    const heard = (event: QmpEvent) => {
+      if (event.event === 'STOP') {
+        began = performance.now();
+        stopped.resolve();
+      }
+    };
     monitor = new CountingMonitor(
       order.socket === undefined
         ? new LibvirtMonitor(new Virsh('qemu:///system'), uuid)
-        : await QmpSocket.connect(order.socket, deadline),
+        : await QmpSocket.connect(order.socket, deadline, heard),
       order.dieAt,
     );
     began = performance.now();
+    if (order.afterStop !== undefined) {
+      strike(order.afterStop);
+      await deadline.race(stopped.promise, 'the guest to stop');
+    }
     if (order.observeOnly) {
       const record = readRecord(uuid);
       return record === undefined
