@@ -26,10 +26,10 @@ export interface GuestOptions {
   readonly settings?: DiskOptions['settings'];
   /** Parameters beside those that a lab's guests need. */
   readonly parameters?: string;
-  /** Instead of migration-threshold=1, and beside what every guest has. */
+  /** Meta attributes instead of migration-threshold=1, beside those that every guest has. */
   readonly meta?: string;
-  /** Instead of the recommended operations. */
-  readonly operations?: string;
+  /** Beside the recommended operations. */
+  readonly moreOperations?: string;
   /** The nodes, in order, that it prefers. */
   readonly prefers?: readonly string[];
   /** Without the location rule on the preserved guest's attribute. */
@@ -55,6 +55,8 @@ export class Cluster implements AsyncDisposable {
     try {
       const cluster = new Cluster(await Lab.up({ nodes: 3, install: tree.path, ...options }), tree);
       await cluster.lab.configureFencing();
+      // Pacemaker does less at a time on a busy machine, and the nodes' machine is one, with other labs on it.
+      await cluster.configure('property load-threshold=10000%\n');
       return cluster;
     } catch (error) {
       await tree[Symbol.asyncDispose]();
@@ -170,8 +172,23 @@ export class Cluster implements AsyncDisposable {
     more: () => string | Promise<string> = () => this.shown(),
   ): Promise<T> {
     const value = await Deadline.in(PATIENCE).poll(100, condition);
-    assert.ok(value !== undefined, `${what}: not in time. ${value === undefined ? await more() : ''}`);
+    if (value === undefined) {
+      assert.fail(`${what}: not in time. ${await more()}\n${await this.#story()}`);
+    }
     return value;
+  }
+
+  /** What the agent and Pacemaker have logged of late, in the order of time. */
+  async #story(): Promise<string> {
+    const logs = this.lab.nodes
+      .filter((node) => node.isOn)
+      .flatMap((node) =>
+        readFileSync(node.path('/var/log/syslog'), 'utf8')
+          .split('\n')
+          .filter((line) => /KvmGuest|pacemaker-(controld|fenced|schedulerd)/.test(line))
+          .map((line) => line.replace(' ', ` ${node.name} `)),
+      );
+    return logs.sort().slice(-100).join('\n');
   }
 }
 
@@ -221,12 +238,12 @@ export class ClusterGuest {
 
   /** The primitive of the recommended configuration, in crmsh's words. */
   configuration(): string {
-    const { parameters = '', meta = 'migration-threshold=1', operations = OPERATIONS } = this.#options;
+    const { parameters = '', meta = 'migration-threshold=1', moreOperations = '' } = this.#options;
     const { name } = this;
     const lines = [
       `primitive ${name} ocf:kvmha:KvmGuest params config=${this.config} migration_transport=tcp \
-migrate_options=--unsafe ${parameters} ${operations} \
-meta allow-migrate=true ${meta.includes('multiple-active') ? '' : 'multiple-active=stop_unexpected'} ${meta}`,
+migrate_options=--unsafe ${parameters} ${OPERATIONS} ${moreOperations} \
+meta allow-migrate=true multiple-active=stop_unexpected ${meta}`,
       ...(this.#options.withoutRule
         ? []
         : [`location ${name}-where-not-preserved ${name} rule -inf: kvmha-preserved-${name} eq 1`]),
