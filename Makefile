@@ -27,7 +27,7 @@ UNIT_TESTS = $(sort $(shell find test/unit -name '*.test.ts'))
 TESTS      = $(UNIT_TESTS) $(sort $(shell find test -path test/unit -prune -o -name '*.test.ts' -print))
 NODE_TEST  = node --test --test-reporter=spec --test-timeout=600000
 # How many files of tests run at a time.
-CONCURRENCY ?= 1
+CONCURRENCY ?= 2
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
