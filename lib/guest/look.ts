@@ -1,10 +1,11 @@
+import { existsSync, realpathSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { LibvirtMonitor, Virsh } from '../libvirt/virsh.ts';
-import { type Hold, holdsOf, identify } from '../linux/open-files.ts';
+import { type Hold, holdsOf, identify, openStorage } from '../linux/open-files.ts';
 import { isAlive, type ProcessIdentity, processorTime } from '../linux/process.ts';
-import { parseCommandLine } from '../qemu/command-line.ts';
+import { type CommandLine, parseCommandLine } from '../qemu/command-line.ts';
 import {
   dyingProcess,
   findQemuProcesses,
@@ -229,15 +230,44 @@ function hasPendingStart(guest: Guest): boolean {
   }
 }
 
-/** The images on qemu's command line, and whether each bypasses the host page cache. */
+/**
+ * The images that qemu uses, and whether each bypasses the host page cache: those on its command line, and what else
+ * it has open as images are (hot-plugged disks, `-drive`, `-blockdev` that is not JSON), of which that is not known.
+ */
 export function imagesOf(qemu: QemuProcess): RunImage[] {
-  return parseCommandLine(qemu.argv).blockdevs.flatMap((node) => {
+  const given = blockdevsOf(qemu).flatMap((node) => {
     const cache = node['cache'];
     const path = node['filename'];
     return typeof path === 'string' && node['read-only'] !== true
       ? [{ path, direct: isObject(cache) && cache['direct'] === true }]
       : [];
   });
+  const known = new Set(given.map(({ path }) => (existsSync(path) ? realpathSync(path) : path)));
+  const others = openPaths(qemu.pid).filter((path) => !known.has(path));
+  return [...given, ...others.map((path) => ({ path, direct: false }))];
+}
+
+function blockdevsOf(qemu: QemuProcess): CommandLine['blockdevs'] {
+  try {
+    return parseCommandLine(qemu.argv).blockdevs;
+  } catch (error) {
+    if (isKvmhaError(error, 'malformed')) {
+      return [];
+    }
+    throw error;
+  }
+}
+
+/** Memory without a name in a file system is open like an image, too, but cannot be one. */
+function openPaths(pid: number): string[] {
+  try {
+    return [...new Set(openStorage(pid).map(({ path }) => path))].filter((path) => existsSync(path));
+  } catch (error) {
+    if (isKvmhaError(error, 'file')) {
+      return []; // it has just ended
+    }
+    throw error;
+  }
 }
 
 /**
@@ -246,9 +276,9 @@ export function imagesOf(qemu: QemuProcess): RunImage[] {
  * @returns undefined when qemu's command line does not tell
  */
 export function libvirtFolderOf(qemu: QemuProcess): string | undefined {
-  const secret = parseCommandLine(qemu.argv).options.find(
-    ({ name, value }) => name === 'object' && value?.includes('masterKey0'),
-  )?.value;
+  const secret = qemu.argv.find(
+    (word, index) => qemu.argv[index - 1] === '-object' && word.includes('masterKey0'),
+  );
   const file =
     /"file":"((?:[^"\\]|\\.)*)"/.exec(secret ?? '')?.[1] ?? /(?:^|,)file=([^,]*)/.exec(secret ?? '')?.[1];
   return file === undefined ? undefined : dirname(file);
