@@ -52,7 +52,8 @@ async function holds(t: TestContext, name: string, row: Row): Promise<void> {
   await t.test('recurring monitor', async () => {
     answers(await guest.monitor({ meta }), row.monitor, row.monitor === 0 ? undefined : row.reason);
     if (row.monitorChangesNothing) {
-      assert.deepEqual(await guest.everything(row.blind), before, 'the monitor changed something');
+      const after = await guest.everything(row.blind);
+      assert.deepEqual(withoutNote(after), withoutNote(before), 'the monitor changed something');
     }
   });
   await t.test('stop', async () => {
@@ -66,6 +67,16 @@ async function holds(t: TestContext, name: string, row: Row): Promise<void> {
       assert.ok(elsewhere.ticks > written.ticks, 'an acknowledged write was lost');
     }
   });
+}
+
+/** A recurring monitor may note which I/O error it has seen, beside the guest's other records. */
+function withoutNote(facts: Record<string, unknown>): Record<string, unknown> {
+  const records = facts['records'];
+  assert.ok(Array.isArray(records));
+  const others = records.filter(
+    (line) => !/\/io-error\.json /.test(line) && !/\/guests\/[0-9a-f-]+ /.test(line),
+  );
+  return { ...facts, records: others };
 }
 
 function row(what: string, name: string, expected: Row): void {
