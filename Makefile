@@ -4,6 +4,7 @@ DESTDIR ?=
 PREFIX  ?= /usr
 SBINDIR ?= $(PREFIX)/sbin
 DOCDIR  ?= $(PREFIX)/share/doc/kvmha
+MANUAL   = $(sort $(wildcard docs/*.md))
 # Pacemaker looks for agents here, whatever PREFIX is.
 OCF_ROOT ?= /usr/lib/ocf
 AGENTDIR  = $(OCF_ROOT)/resource.d/kvmha
@@ -63,12 +64,14 @@ install: build/kvmha ## Install the binary, the agent and the documentation [DES
 	  ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/$$agent; \
 	done
 	install -m 644 README.md COPYING docs/policy.yaml $(DESTDIR)$(DOCDIR)
+	install -d $(DESTDIR)$(DOCDIR)/docs
+	install -m 644 $(MANUAL) $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 build/kvmha.licenses $(DESTDIR)$(DOCDIR)/third-party-licenses
 	install -m 644 agent/systemd/resource-agents-deps.conf $(DESTDIR)$(DEPSDIR)/kvmha.conf
 	sed 's|@SBINDIR@|$(SBINDIR)|' agent/systemd/kvmha-watch.service >$(DESTDIR)$(UNITDIR)/kvmha-watch.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/kvmha-watch.service
 
-$(TREE): build/kvmha README.md COPYING docs/policy.yaml
+$(TREE): build/kvmha README.md COPYING docs/policy.yaml $(MANUAL)
 	@rm -rf build/tree
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/tree
 
@@ -76,7 +79,8 @@ uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
 	rm -f $(addprefix $(DESTDIR)$(AGENTDIR)/,KvmGuest KvmWatch) $(DESTDIR)$(SBINDIR)/kvmha
 	rm -f $(DESTDIR)$(UNITDIR)/kvmha-watch.service $(DESTDIR)$(DEPSDIR)/kvmha.conf
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
-	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR); do \
+	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,$(MANUAL))
+	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR); do \
 	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
 	done
 
