@@ -301,8 +301,7 @@ meta allow-migrate=true multiple-active=stop_unexpected ${meta}`,
 
   /** Ends the preserved copy on a node, as an operator does. */
   async release(node: LabNode): Promise<void> {
-    await node.check(['virsh', 'destroy', this.name]);
-    await this.#cluster.call(node, 'clearPreserved', this.name);
+    await node.check(['kvmha', 'release', this.name]);
   }
 
   witness(): Promise<Witness> {
