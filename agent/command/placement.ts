@@ -1,5 +1,6 @@
 import { order } from '../../lib/cluster/ask.ts';
-import { type ClusterView, readCluster } from '../../lib/cluster/cluster-view.ts';
+import { type ClusterView, type RunningCluster, readCluster } from '../../lib/cluster/cluster-view.ts';
+import { requestFailoverIn } from '../../lib/cluster/failover.ts';
 import { clearPreserved, markPreserved, preservedAttribute } from '../../lib/cluster/placement.ts';
 import { configuredId } from '../../lib/cluster/resource-id.ts';
 import type { Deadline } from '../../lib/deadline.ts';
@@ -31,6 +32,9 @@ export async function tellPreserved(
   if (view.kind === 'none') {
     return { done: true, words: `No cluster runs here to be told (${view.why})` };
   }
+  if (view.kind === 'cluster' && view.resource?.activeOn.includes(view.localNode)) {
+    return tellFailed(resource, view, patience);
+  }
   const marked = await markPreserved(resource, fault, patience);
   if (marked.kind !== 'done') {
     return {
@@ -40,12 +44,24 @@ export async function tellPreserved(
         `Run "attrd_updater --name=${preservedAttribute(resource)} --update=1" here`,
     };
   }
-  return {
-    done: true,
-    words: isManaged(view)
-      ? `${resource} is kept away from this node, and the cluster starts it on another one at its next monitor`
-      : `${resource} is kept away from this node`,
-  };
+  return { done: true, words: `${resource} is kept away from this node` };
+}
+
+/**
+ * Where the cluster has the guest here it is told of a failure, and the stop that follows marks the node: a mark alone
+ * would make it migrate what it takes for a healthy guest.
+ */
+async function tellFailed(resource: string, view: RunningCluster, deadline: Deadline): Promise<Told> {
+  if (!isManaged(view)) {
+    return { done: true, words: `The cluster starts ${resource} on another node once it manages it again` };
+  }
+  const ordered = await requestFailoverIn(view, deadline);
+  return ordered.kind === 'done'
+    ? { done: true, words: `The cluster was told, and starts ${resource} on another node` }
+    : {
+        done: false,
+        words: `The cluster could not be told (${ordered.why}). It finds out at the next monitor of ${resource}`,
+      };
 }
 
 function isManaged(view: ClusterView): boolean {

@@ -172,6 +172,10 @@ async function remember(context: ActionContext, { situation, seen, classificatio
     const { markPreservedHere } = await import('./cluster-consent.ts');
     await markPreservedHere(context, seen.record?.fault ?? 'unknown');
   }
+  if (state === 'quiesced-failover-safe' && situation === 'stop' && seen.uuid !== undefined) {
+    const { preventAutostart } = await import('../../lib/guest/autostart.ts');
+    await preventAutostart(guest, seen.uuid, context.deadline, log);
+  }
   if (situation === 'probe' || situation === 'monitor-role-stopped') {
     return;
   }

@@ -2,6 +2,7 @@ import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, messageOf } from '../error.ts';
 import type { Log } from '../log.ts';
 import { type QuiesceOutcome, quiesce, type StepListener } from '../quiesce/sequence.ts';
+import { preventAutostart } from './autostart.ts';
 import type { Guest } from './guest.ts';
 import { type Look, libvirtFolderOf } from './look.ts';
 
@@ -31,7 +32,7 @@ export async function quiesceGuest(
   }
   log.info(`${guest.name}: quiescing it (${fault})`);
   try {
-    return await quiesce(
+    const outcome = await quiesce(
       { name: guest.name, uuid, resource: guest.resource, fault, qemu, monitor, sentinelDirectory },
       deadline,
       (step) => {
@@ -39,6 +40,11 @@ export async function quiesceGuest(
         onStep(step);
       },
     );
+    // A libvirt that has just been silent is asked again by the stop that follows.
+    if (outcome.kind === 'proved' && seen.observation.libvirt.kind === 'state') {
+      await preventAutostart(guest, uuid, deadline, log);
+    }
+    return outcome;
   } catch (error) {
     if (isKvmhaError(error)) {
       return refused(messageOf(error));
