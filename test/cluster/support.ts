@@ -1,5 +1,5 @@
 import assert from 'node:assert/strict';
-import { closeSync, openSync, readFileSync, readSync } from 'node:fs';
+import { closeSync, openSync, readFileSync, readSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { type ClusterView, parseClusterView, type RunningCluster } from '../../lib/cluster/cluster-view.ts';
 import { Deadline } from '../../lib/deadline.ts';
@@ -232,6 +232,8 @@ export class ClusterGuest {
     this.#cluster.anyNode.write(this.config, xml);
     for (const node of this.#cluster.lab.nodes.filter((each) => each.isOn)) {
       node.write(`${this.#serial}.made`, '');
+      // A guest of this name may have been made before.
+      rmSync(node.path(this.#serial), { force: true });
     }
     this.watch();
   }
