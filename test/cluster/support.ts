@@ -41,25 +41,27 @@ export class Cluster implements AsyncDisposable {
   readonly lab: Lab;
   /** Who is asked of the cluster, unless it is off; the first node, unless a test sets another. */
   observer: LabNode;
-  readonly #tree: AsyncDisposable;
+  readonly #tree: AsyncDisposable | undefined;
   readonly #guests: ClusterGuest[] = [];
 
-  private constructor(lab: Lab, tree: AsyncDisposable) {
+  private constructor(lab: Lab, tree: AsyncDisposable | undefined) {
     this.lab = lab;
     this.observer = lab.node(1);
     this.#tree = tree;
   }
 
+  /** @param options as of a lab; without `install`, the agent is built and installed */
   static async up(options: LabOptions = {}): Promise<Cluster> {
-    const tree = await installedTree();
+    const tree = options.install === undefined ? await installedTree() : undefined;
     try {
-      const cluster = new Cluster(await Lab.up({ nodes: 3, install: tree.path, ...options }), tree);
+      const install = tree?.path ?? options.install ?? '';
+      const cluster = new Cluster(await Lab.up({ nodes: 3, ...options, install }), tree);
       await cluster.lab.configureFencing();
       // Pacemaker does less at a time on a busy machine, and the nodes' machine is one, with other labs on it.
       await cluster.configure('property load-threshold=10000%\n');
       return cluster;
     } catch (error) {
-      await tree[Symbol.asyncDispose]();
+      await tree?.[Symbol.asyncDispose]();
       throw error;
     }
   }
@@ -69,7 +71,7 @@ export class Cluster implements AsyncDisposable {
       guest.stopWatching();
     }
     await this.lab.down();
-    await this.#tree[Symbol.asyncDispose]();
+    await this.#tree?.[Symbol.asyncDispose]();
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -366,7 +368,7 @@ meta allow-migrate=true multiple-active=stop_unexpected ${meta}`,
     if (last?.boot === boot && last.instance === instance && tick >= last.lastTick) {
       last.lastTick = tick;
     } else {
-      this.#writers.push({ boot, instance, firstTick: tick, lastTick: tick });
+      this.#writers.push({ boot, instance, firstTick: tick, lastTick: tick, since: Date.now() });
     }
   }
 
@@ -438,4 +440,6 @@ export interface Writer {
   readonly instance: number;
   readonly firstTick: number;
   lastTick: number;
+  /** When the first tick was seen on the disk: milliseconds since 1970, some 10 ms late. */
+  readonly since: number;
 }
