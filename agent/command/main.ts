@@ -1,4 +1,4 @@
-import { Command, CommanderError, InvalidArgumentError } from 'commander';
+import { Argument, Command, CommanderError, InvalidArgumentError } from 'commander';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { version } from '../built-in.ts';
 import { print, printError } from '../output.ts';
@@ -15,12 +15,8 @@ export interface CommonOptions {
 const EXIT_CODES = `
 Exit codes: 0 done, or all is well; 1 not done, or something needs attention; 2 wrong usage.`;
 
-/**
- * Runs the operator's command line. What a command does is loaded when it is called.
- *
- * @returns the exit code
- */
-export async function runCommand(args: readonly string[]): Promise<number> {
+/** The operator's command line, and the exit code of what it has done. What a command does is loaded when it is called. */
+export function createProgram(): { readonly program: Command; readonly exitCode: () => number } {
   let code: number = EXIT.DONE;
   const program = new Command('kvmha')
     .description(
@@ -137,13 +133,39 @@ export async function runCommand(args: readonly string[]): Promise<number> {
     code = result;
   });
 
+  program
+    .command('completion')
+    .summary('Print the completion for a shell')
+    .description(
+      'Prints what bash needs to complete commands, options and the names of guests. For this shell: ' +
+        `source <(kvmha completion bash). For everybody's: write it to /etc/bash_completion.d/kvmha`,
+    )
+    .addArgument(
+      new Argument('<shell>', 'bash; or guests, for their names alone').choices(['bash', 'guests']),
+    )
+    .addHelpText('after', `\nExit codes: 0 it is printed; 1 the guests are not known; 2 wrong usage.`)
+    .action(async (shell: string) => {
+      const completion = await import('./completion.ts');
+      code = shell === 'guests' ? await completion.printGuestNames() : completion.printCompletion(program);
+    });
+
+  return { program, exitCode: () => code };
+}
+
+/**
+ * Runs the operator's command line.
+ *
+ * @returns the exit code
+ */
+export async function runCommand(args: readonly string[]): Promise<number> {
+  const { program, exitCode } = createProgram();
   try {
     if (args.length === 0) {
       printError(`${program.helpInformation()}${EXIT_CODES}\n`);
       return EXIT.USAGE;
     }
     await program.parseAsync(args, { from: 'user' });
-    return code;
+    return exitCode();
   } catch (error) {
     if (error instanceof CommanderError) {
       return error.exitCode === 0 ? EXIT.DONE : EXIT.USAGE;
