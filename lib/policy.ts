@@ -173,7 +173,8 @@ function mapping<T extends object>(readers: { readonly [Key in keyof T]: Reader<
   return { byDefault, read };
 }
 
-function hyphenated(name: string): string {
+/** A key as it is spelt in the file. */
+export function hyphenated(name: string): string {
   return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 }
 

@@ -3,6 +3,7 @@ import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { version } from '../built-in.ts';
 import { print, printError } from '../output.ts';
 import { EXIT, UsageError } from './exit.ts';
+import { addPolicy } from './policy.ts';
 import { addWatch } from './watch.ts';
 
 /** Options that every command has. */
@@ -129,9 +130,11 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
       code = await (await import('./postmortem.ts')).postmortem(guest, options);
     });
 
-  addWatch(program, (result) => {
+  const exit = (result: number) => {
     code = result;
-  });
+  };
+  addPolicy(program, exit);
+  addWatch(program, exit);
 
   program
     .command('completion')
