@@ -3,15 +3,15 @@ import { isKvmhaError, messageOf } from './error.ts';
 import type { Log } from './log.ts';
 import { run } from './run.ts';
 
-/** One thing that happened to a guest, as a line of the journal keeps it. */
+/** One thing that happened to a guest, or to the host, as a line of the journal keeps it. */
 export interface JournalEntry {
   /**
-   * `seen`: QEMU or libvirt reported something. `decided`: what follows from what was seen. `done`: something was
+   * `seen`: QEMU, libvirt or the hardware reported something. `decided`: what follows from what was seen. `done`: something was
    * carried out, or failed. `proved`: a guest is quiesced-failover-safe.
    */
   readonly what: 'seen' | 'decided' | 'done' | 'proved';
-  /** The domain's name. */
-  readonly guest: string;
+  /** The domain's name; none for what happened to the host. */
+  readonly guest?: string | undefined;
   readonly uuid?: string | undefined;
   /** Pacemaker's name for it. */
   readonly resource?: string | undefined;

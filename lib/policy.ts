@@ -37,7 +37,28 @@ export interface Policy {
       readonly reset: AfterMemoryFailure;
     };
   };
+  /** What the node's health becomes by errors of its hardware (lib/host/health.ts). */
+  readonly host: {
+    readonly enabled: boolean;
+    readonly fatal: AfterHostError;
+    readonly memory: AfterHostError;
+    readonly memoryOfGuest: AfterHostError;
+    readonly device: AfterHostError;
+    /** `health` when there were `errors` of one component within `seconds`. */
+    readonly corrected: {
+      readonly health: AfterHostError;
+      readonly errors: number;
+      readonly seconds: number;
+    };
+    readonly storm: AfterHostError;
+    /** Seconds; 0 when only an operator makes it green. */
+    readonly quietTime: number;
+    /** Seconds. */
+    readonly interval: number;
+  };
 }
+
+export type AfterHostError = 'red' | 'yellow' | 'ignore';
 
 export type AfterMemoryFailure = 'fail-over' | 'degrade' | 'ignore';
 
@@ -85,6 +106,21 @@ const POLICY: Reader<Policy> = mapping<Policy>({
       actionOptional: oneOf('degrade', 'fail-over', 'ignore'),
       reset: oneOf('fail-over', 'degrade', 'ignore'),
     }),
+  }),
+  host: mapping<Policy['host']>({
+    enabled: boolean(true),
+    fatal: oneOf('red', 'yellow', 'ignore'),
+    memory: oneOf('red', 'yellow', 'ignore'),
+    memoryOfGuest: oneOf('yellow', 'red', 'ignore'),
+    device: oneOf('yellow', 'red', 'ignore'),
+    corrected: mapping<Policy['host']['corrected']>({
+      health: oneOf('yellow', 'red', 'ignore'),
+      errors: integer(50, 1, 1_000_000),
+      seconds: integer(86_400, 1, 31_536_000),
+    }),
+    storm: oneOf('yellow', 'red', 'ignore'),
+    quietTime: integer(0, 0, 31_536_000),
+    interval: integer(30, 1, 3600),
   }),
 });
 

@@ -252,7 +252,7 @@ describe('the watcher, when something else is broken', () => {
     const guests = await Promise.all(names.map((name) => followed(name)));
     guests.forEach((guest) => void failing(guest));
     await until('one to be quiesced', () =>
-      journal(host.node).some(({ guest, what }) => what === 'proved' && names.includes(guest)),
+      journal(host.node).some(({ guest, what }) => what === 'proved' && names.includes(String(guest))),
     );
     await watch.kill();
     await watch.start();

@@ -19,6 +19,17 @@ const DEFAULTS: Policy = {
     mode: 'act',
     memoryFailure: { actionRequired: 'fail-over', actionOptional: 'degrade', reset: 'fail-over' },
   },
+  host: {
+    enabled: true,
+    fatal: 'red',
+    memory: 'red',
+    memoryOfGuest: 'yellow',
+    device: 'yellow',
+    corrected: { health: 'yellow', errors: 50, seconds: 86_400 },
+    storm: 'yellow',
+    quietTime: 0,
+    interval: 30,
+  },
 };
 
 function refused(message: RegExp | string) {
