@@ -25,6 +25,10 @@ export interface Policy {
     readonly directory: string;
     /** `dump-guest-memory`'s formats. */
     readonly format: 'elf' | 'kdump-zlib';
+    /** Whether a post-mortem of every preserved guest is made, also where the guest is kept. */
+    readonly onQuiesce: boolean;
+    /** What of older post-mortems below `directory` is kept; 0 sets no limit. */
+    readonly keep: { readonly number: number; readonly gibibytes: number };
   };
   readonly monitor: { readonly degraded: 'report' | 'ignore' };
   readonly watch: {
@@ -97,6 +101,11 @@ const POLICY: Reader<Policy> = mapping<Policy>({
   dump: mapping<Policy['dump']>({
     directory: absolutePath('/var/lib/kvmha/dumps'),
     format: oneOf('elf', 'kdump-zlib'),
+    onQuiesce: boolean(false),
+    keep: mapping<Policy['dump']['keep']>({
+      number: integer(0, 0, 1_000_000),
+      gibibytes: integer(0, 0, 1_000_000),
+    }),
   }),
   monitor: mapping<Policy['monitor']>({ degraded: oneOf('report', 'ignore') }),
   watch: mapping<Policy['watch']>({

@@ -100,6 +100,10 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
     .argument('<guest>')
     .option('-r, --resource <id>', 'the cluster resource that the guest is, where kvmha does not know it')
     .option('-f, --force', 'also where libvirt cannot be kept from changing the owner of the images')
+    .option(
+      '--without-postmortem',
+      'also while a post-mortem is being collected, or one that was promised is missing',
+    )
     .addHelpText(
       'after',
       `\nExit codes: 0 it is released; 1 it is not, or not known to the cluster as such; 2 wrong usage.`,
@@ -111,8 +115,10 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
   command(
     'postmortem',
     'Collect what can be known of a guest that stands still',
-    'Writes its memory, the state of its QEMU and its libvirt domain, its log, its record and its proof into a new ' +
-      'folder that root alone can read. manifest.json, written last, lists the files with their SHA-256.',
+    'Writes its memory, the state of its QEMU and its libvirt domain, logs, its events, its record and its proof into ' +
+      'a new folder that root alone can read. manifest.json, written last, lists the files with their SHA-256, as ' +
+      'SHA256SUMS does for sha256sum(1). Whether the memory fits is looked at first. Afterwards, older post-mortems are ' +
+      'removed as dump.keep of the policy says.',
     24 * 3600,
   )
     .argument('<guest>')
@@ -123,6 +129,10 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
     .option('--memory', 'dump the memory also after a memory error of the host, which may end QEMU')
     .option('--no-memory', 'do not dump the memory')
     .option('--format <format>', 'elf or kdump-zlib [default: dump.format of the policy]', readFormat)
+    .option(
+      '--tar',
+      'pack the folder into one file beside it, of its name and .tar (needs twice the space meanwhile)',
+    )
     .option('--policy <file>', 'the policy file')
     .option('--then-release', 'release the guest if everything was collected')
     .addHelpText('after', `\nExit codes: 0 everything was collected; 1 something is missing; 2 wrong usage.`)

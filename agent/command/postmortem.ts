@@ -1,17 +1,25 @@
-import { rmSync } from 'node:fs';
-import { join, resolve } from 'node:path';
-import { KvmhaError, messageOf } from '../../lib/error.ts';
-import { collectPostmortem, type Manifest, partialDump } from '../../lib/guest/postmortem.ts';
+import { existsSync, rmSync } from 'node:fs';
+import { resolve } from 'node:path';
+import { isatty } from 'node:tty';
+import { Deadline } from '../../lib/deadline.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
+import type { Guest } from '../../lib/guest/guest.ts';
+import { lackOfSpace, memorySize, partialDump } from '../../lib/guest/memory-dump.ts';
+import { collectPostmortem, type Manifest } from '../../lib/guest/postmortem.ts';
+import { archive, archiveOf, partialArchive } from '../../lib/guest/postmortem-archive.ts';
+import { folderFor, removeSurplus } from '../../lib/guest/postmortem-retention.ts';
 import { Journal } from '../../lib/journal.ts';
 import { readStat } from '../../lib/linux/process.ts';
 import { DEFAULT_POLICY_PATH } from '../../lib/parameters.ts';
-import { loadPolicy } from '../../lib/policy.ts';
-import { jobState, type PostmortemJob, readJob, writeJob } from '../../lib/record/postmortem-job.ts';
+import { loadPolicy, type Policy } from '../../lib/policy.ts';
+import { lockFile } from '../../lib/record/lock.ts';
+import { jobLock, jobState, type PostmortemJob, readJob, writeJob } from '../../lib/record/postmortem-job.ts';
 import { print, printError } from '../output.ts';
 import { chooseGuest, deadlineOf, withLook } from './chosen.ts';
 import { ConsoleLog, plain } from './console.ts';
 import { EXIT, type ExitCode } from './exit.ts';
 import type { CommonOptions } from './main.ts';
+import { Progress } from './progress.ts';
 import { endPreserved } from './release.ts';
 import { size } from './table.ts';
 
@@ -20,6 +28,7 @@ export interface PostmortemOptions extends CommonOptions {
   /** Undefined unless --memory or --no-memory was given. */
   readonly memory?: boolean;
   readonly format?: 'elf' | 'kdump-zlib';
+  readonly tar?: true;
   readonly policy?: string;
   readonly thenRelease?: true;
 }
@@ -30,15 +39,56 @@ const RELEASE = 60_000;
 export async function postmortem(word: string, options: PostmortemOptions): Promise<ExitCode> {
   const deadline = deadlineOf(options);
   const { guest } = await chooseGuest(word, options, deadline.within(60_000));
-  const { name } = guest;
   const policy = await loadPolicy(options.policy ?? DEFAULT_POLICY_PATH);
   const begun = new Date();
-  const journal = new Journal('command', new ConsoleLog());
   const directory =
-    options.output === undefined ? folderFor(name, begun, policy.dump.directory) : resolve(options.output);
-  const manifest = await withLook(guest, deadline.within(60_000), async (seen) => {
+    options.output === undefined
+      ? folderFor(guest.name, begun, policy.dump.directory)
+      : resolve(options.output.replace(/\.tar$/, ''));
+  const journal = new Journal('command', new ConsoleLog());
+  try {
+    const { manifest, path } = await collect(
+      guest,
+      begun,
+      directory,
+      { ...options, policy },
+      journal,
+      deadline,
+    );
+    print(renderManifest(path, manifest));
+    if (!manifest.complete) {
+      if (options.thenRelease) {
+        printError(`kvmha: ${plain(guest.name)} is not released, because its post-mortem is not complete.\n`);
+      }
+      return EXIT.FAILED;
+    }
+    tidy(guest, policy.dump, journal);
+  } finally {
+    await journal.settled();
+  }
+  if (options.thenRelease) {
+    // The failure stays in the cluster's books: nobody has looked yet at why this node failed.
+    const how = { force: false, cleanUp: false, postmortem: 'own' } as const;
+    const ended = await endPreserved(guest, how, deadline.within(RELEASE));
+    (ended.done ? print : printError)(ended.lines.map((line) => `${plain(line)}.\n`).join(''));
+    return ended.done ? EXIT.DONE : EXIT.FAILED;
+  }
+  return EXIT.DONE;
+}
+
+/** Collects it, and records that it is being done and how it ended. */
+async function collect(
+  guest: Guest,
+  begun: Date,
+  directory: string,
+  options: Omit<PostmortemOptions, 'policy'> & { readonly policy: Policy },
+  journal: Journal,
+  deadline: Deadline,
+): Promise<{ readonly manifest: Manifest; readonly path: string }> {
+  const { name, resource } = guest;
+  return withLook(guest, deadline.within(60_000), async (seen) => {
     const { qemu, uuid } = seen;
-    const { monitor } = seen.observation;
+    const { monitor, libvirt } = seen.observation;
     if (qemu === undefined || uuid === undefined) {
       throw new KvmhaError(
         'no-domain',
@@ -52,78 +102,125 @@ export async function postmortem(word: string, options: PostmortemOptions): Prom
           `"kvmha quiesce ${name}" first`,
       );
     }
-    const earlier = readJob(uuid);
-    if (earlier !== undefined && jobState(earlier) === 'running') {
-      throw new KvmhaError(
-        'locked',
-        `a post-mortem of ${name} is being collected in ${earlier.directory} by process ${earlier.process.pid}`,
-      );
-    }
-    const job: PostmortemJob = {
+    const job = await takeJob(name, uuid, {
       process: { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 },
       begun: begun.toISOString(),
       directory,
       thenRelease: options.thenRelease === true,
-    };
-    const end = (failure: string | undefined) => {
+    });
+    const end = (path: string, failure: string | undefined) => {
       const at = new Date().toISOString();
-      writeJob(uuid, { ...job, end: failure === undefined ? { at } : { at, failure } });
-      const { resource } = guest;
-      journal.record({ what: 'done', guest: name, uuid, resource, action: 'postmortem', directory, failure });
+      writeJob(uuid, { ...job, directory: path, end: failure === undefined ? { at } : { at, failure } });
+      journal.record({
+        what: 'done',
+        guest: name,
+        uuid,
+        resource,
+        action: 'postmortem',
+        directory: path,
+        failure,
+      });
     };
-    writeJob(uuid, job);
-    const ignore = abandonOnSignal(directory, end);
-    print(`collecting a post-mortem of ${plain(name)} in ${directory}\n`);
+    const progress = new Progress(isatty(2));
+    const ignore = abandonOnSignal(directory, (failure) => {
+      progress.end();
+      end(directory, failure);
+    });
     try {
-      const collected = await collectPostmortem(
+      const withoutMemory = whyWithoutMemory(options.memory, seen.record?.fault);
+      const copies = options.tar ? 2 : 1;
+      if (options.tar && existsSync(archiveOf(directory))) {
+        throw new KvmhaError('file', `${archiveOf(directory)} cannot be made: it is there already`);
+      }
+      if (withoutMemory === undefined && libvirt.kind === 'state') {
+        await assertSpace(guest, uuid, directory, copies, deadline);
+      }
+      print(`collecting a post-mortem of ${plain(name)} in ${directory}\n`);
+      const manifest = await collectPostmortem(
         guest,
         { ...seen, qemu },
         {
           directory,
-          format: options.format ?? policy.dump.format,
-          withoutMemory: whyWithoutMemory(options.memory, seen.record?.fault),
-          onProgress: (done, total) => printError(`memory: ${size(done)} of ${size(total)}\n`),
+          format: options.format ?? options.policy.dump.format,
+          withoutMemory,
+          onProgress: (done, total) => progress.show(done, total),
         },
         deadline,
       );
-      end(
-        collected.complete
-          ? undefined
-          : collected.missing.map(({ name, why }) => `${name}: ${why}`).join('; '),
-      );
-      return collected;
+      progress.end();
+      const path = options.tar ? await archive(directory, deadline) : directory;
+      const failures = manifest.missing.map((each) => `${each.name}: ${each.why}`);
+      end(path, manifest.complete ? undefined : failures.join('; '));
+      return { manifest, path };
     } catch (error) {
-      end(messageOf(error));
+      end(directory, messageOf(error));
       throw error;
     } finally {
+      progress.end();
       ignore();
-      await journal.settled();
     }
   });
-  print(renderManifest(directory, manifest));
-  if (!manifest.complete) {
-    if (options.thenRelease) {
-      printError(`kvmha: ${plain(name)} is not released, because its post-mortem is not complete.\n`);
-    }
-    return EXIT.FAILED;
-  }
-  if (options.thenRelease) {
-    // The failure stays in the cluster's books: nobody has looked yet at why this node failed.
-    const how = { force: false, cleanUp: false, ownJob: true };
-    const ended = await endPreserved(guest, how, deadline.within(RELEASE));
-    (ended.done ? print : printError)(ended.lines.map((line) => `${plain(line)}.\n`).join(''));
-    return ended.done ? EXIT.DONE : EXIT.FAILED;
-  }
-  return EXIT.DONE;
 }
 
-/** A folder of its own for each post-mortem, of a name that sorts by time and has no characters of its own. */
-export function folderFor(name: string, moment: Date, parent: string): string {
-  const time = moment
-    .toISOString()
-    .replace(/\.\d+Z$/, 'Z')
-    .replaceAll(':', '-');
-  return join(parent, `${encodeURIComponent(name)}-${time}`);
+/**
+ * Writes down that a post-mortem is being collected.
+ *
+ * @throws KvmhaError `locked` if one is already
+ */
+async function takeJob(name: string, uuid: string, job: PostmortemJob): Promise<PostmortemJob> {
+  const lock = await lockFile(jobLock(uuid), `a post-mortem of ${name} is being begun`, Deadline.in(10_000));
+  try {
+    const earlier = readJob(uuid);
+    if (earlier !== undefined && jobState(earlier) === 'running') {
+      throw new KvmhaError(
+        'locked',
+        `a post-mortem of ${name} is being collected in ${earlier.directory} by process ${earlier.process?.pid}`,
+      );
+    }
+    const taken: PostmortemJob = { ...job, promised: earlier?.promised === true };
+    writeJob(uuid, taken);
+    return taken;
+  } finally {
+    lock.release();
+  }
+}
+
+/** @throws KvmhaError `file` when there is no room for the memory: nothing is collected then */
+async function assertSpace(
+  guest: Guest,
+  uuid: string,
+  directory: string,
+  copies: number,
+  deadline: Deadline,
+): Promise<void> {
+  const memory = await memorySize(guest, uuid, deadline);
+  const lack =
+    memory === undefined
+      ? 'libvirt does not tell how much memory the guest has'
+      : lackOfSpace(directory, memory, copies);
+  if (lack !== undefined) {
+    throw new KvmhaError(
+      'file',
+      `no post-mortem of ${guest.name} was begun: ${lack}. Make room, name a folder on another file system with ` +
+        `--output, or collect all but the memory with --no-memory`,
+    );
+  }
+}
+
+/** Removes older post-mortems as the policy says. That it fails is no failure of this one. */
+function tidy({ name, uuid, resource }: Guest, { directory, keep }: Policy['dump'], journal: Journal): void {
+  try {
+    const removed = removeSurplus(directory, { number: keep.number, bytes: keep.gibibytes * 1024 ** 3 });
+    if (removed.length > 0) {
+      print(`Removed, as the policy's dump.keep says: ${removed.map(plain).join(', ')}\n`);
+      journal.record({ what: 'done', guest: name, uuid, resource, action: 'remove-postmortems', removed });
+    }
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    printError(`kvmha: older post-mortems could not be removed: ${plain(messageOf(error))}\n`);
+  }
 }
 
 /** After a memory error of the host, to read the bad page is to end qemu. */
@@ -140,8 +237,9 @@ export function whyWithoutMemory(wanted: boolean | undefined, fault: string | un
 function abandonOnSignal(directory: string, end: (failure: string) => void): () => void {
   const abandon = (signal: NodeJS.Signals) => {
     rmSync(partialDump(directory), { force: true });
+    rmSync(partialArchive(directory), { force: true });
     end(`it was interrupted by ${signal}`);
-    printError(`kvmha: interrupted; what was collected is in ${directory}, without a manifest.\n`);
+    printError(`kvmha: interrupted; what was collected is in ${directory}.\n`);
     process.exit(EXIT.FAILED);
   };
   const signals = ['SIGINT', 'SIGTERM', 'SIGHUP'] as const;
@@ -155,14 +253,14 @@ function abandonOnSignal(directory: string, end: (failure: string) => void): () 
   };
 }
 
-/** What was collected, for a terminal. */
-export function renderManifest(directory: string, { files, missing, complete }: Manifest): string {
+/** What was collected, for a terminal. @param path of the folder or the archive */
+export function renderManifest(path: string, { files, missing, complete }: Manifest): string {
   const lines = [
     ...files.map(({ name, bytes }) => `  ${name}  ${size(bytes)}`),
     ...missing.map(({ name, why }) => `  missing: ${plain(`${name}: ${why}`)}`),
     complete
-      ? `The post-mortem in ${directory} is complete; manifest.json lists its files.`
-      : `The post-mortem in ${directory} is NOT complete.`,
+      ? `The post-mortem in ${path} is complete; manifest.json lists its files.`
+      : `The post-mortem in ${path} is NOT complete.`,
   ];
   return `${lines.join('\n')}\n`;
 }

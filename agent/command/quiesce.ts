@@ -1,7 +1,11 @@
+import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { quiesceGuest } from '../../lib/guest/quiesce-guest.ts';
 import { Journal } from '../../lib/journal.ts';
+import { DEFAULT_POLICY_PATH } from '../../lib/parameters.ts';
+import { loadPolicy } from '../../lib/policy.ts';
 import { classify } from '../../lib/state/classify.ts';
 import { print, printError } from '../output.ts';
+import { startPostmortem } from '../postmortem-start.ts';
 import { chooseGuest, deadlineOf, withLockedLook } from './chosen.ts';
 import { ConsoleLog, plain } from './console.ts';
 import { EXIT, type ExitCode } from './exit.ts';
@@ -78,10 +82,31 @@ export async function quiesce(
           `"kvmha release ${name}" ends it`,
       )}.\n`,
     );
+    if (guest.resource === undefined && seen.uuid !== undefined) {
+      await startPostmortemByPolicy(name, seen.uuid, options.connect);
+    }
     return told.done ? EXIT.DONE : EXIT.FAILED;
   });
   await journal.settled();
   return code;
+}
+
+/** Where no cluster stops the guest, nobody else starts the post-mortem that the policy asks for. */
+async function startPostmortemByPolicy(name: string, uuid: string, connect: string): Promise<void> {
+  try {
+    const { dump } = await loadPolicy(DEFAULT_POLICY_PATH);
+    if (dump.onQuiesce) {
+      const outcome = startPostmortem(uuid, { connect, policy: DEFAULT_POLICY_PATH, thenRelease: false });
+      if (outcome.kind === 'started') {
+        print(`Its post-mortem is being collected by process ${outcome.pid}, log ${outcome.log}.\n`);
+      }
+    }
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    printError(`kvmha: no post-mortem of ${plain(name)} was started: ${plain(messageOf(error))}\n`);
+  }
 }
 
 /** What to do instead about a guest that is in no state to be quiesced. */

@@ -1,9 +1,11 @@
+import { existsSync } from 'node:fs';
 import type { Deadline } from '../../lib/deadline.ts';
 import { messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
 import { release as releaseGuest, releaseRefusal } from '../../lib/guest/release.ts';
 import { Journal } from '../../lib/journal.ts';
-import { jobState, readJob, removeJob } from '../../lib/record/postmortem-job.ts';
+import { jobState, type PostmortemJob, readJob, removeJob } from '../../lib/record/postmortem-job.ts';
+import { readResourceRecord } from '../../lib/record/resource-record.ts';
 import { classify } from '../../lib/state/classify.ts';
 import { print, printError } from '../output.ts';
 import { chooseGuest, deadlineOf, withLockedLook } from './chosen.ts';
@@ -16,13 +18,21 @@ import { size } from './table.ts';
 
 export async function release(
   word: string,
-  options: CommonOptions & { readonly resource?: string; readonly force?: true },
+  options: CommonOptions & {
+    readonly resource?: string;
+    readonly force?: true;
+    readonly withoutPostmortem?: true;
+  },
 ): Promise<ExitCode> {
   const deadline = deadlineOf(options);
   const { guest } = await chooseGuest(word, options, deadline);
   const ended = await endPreserved(
     { ...guest, resource: options.resource ?? guest.resource },
-    { force: options.force === true, cleanUp: true, ownJob: false },
+    {
+      force: options.force === true,
+      cleanUp: true,
+      postmortem: options.withoutPostmortem ? 'without' : 'wanted',
+    },
     deadline,
   );
   for (const line of ended.lines) {
@@ -35,8 +45,11 @@ export interface EndOptions {
   readonly force: boolean;
   /** Let the cluster forget that the guest failed here: an operator has looked at it. */
   readonly cleanUp: boolean;
-  /** This process is the guest's post-mortem. */
-  readonly ownJob: boolean;
+  /**
+   * `wanted`: the guest is not ended while one is being collected, or one that was promised is missing. `own`: this
+   * process has just collected it. `without`: the operator does without.
+   */
+  readonly postmortem: 'wanted' | 'own' | 'without';
 }
 
 /**
@@ -60,8 +73,8 @@ export async function endPreserved(
     const known = { ...guest, resource };
     const refusal =
       releaseRefusal(known, classification, seen) ??
-      (job !== undefined && jobState(job) === 'running' && !options.ownJob && !options.force
-        ? `A post-mortem of ${name} is being collected in ${job.directory}; wait for it, or give --force`
+      (options.postmortem === 'wanted'
+        ? lackOfPostmortem(name, job, existsSync, preservedGuestOf(seen.uuid))
         : undefined);
     if (refusal !== undefined) {
       return { resource, refusal };
@@ -96,6 +109,47 @@ export async function endPreserved(
   ];
   const told = ended.resource === undefined ? [] : await tell(ended.resource, options, deadline);
   return { done: told.every(({ done }) => done), lines: [...lines, ...told.map(({ words }) => words)] };
+}
+
+/**
+ * Why a guest may not be released yet: its post-mortem is being collected, or was promised and is missing.
+ *
+ * @param isThere whether a file or folder exists
+ * @param preservedGuest the parameter preserved_guest, as long as the cluster has not stopped the resource here
+ * @returns undefined if it may
+ */
+export function lackOfPostmortem(
+  name: string,
+  job: PostmortemJob | undefined,
+  isThere: (path: string) => boolean,
+  preservedGuest: string | undefined,
+): string | undefined {
+  const without = `or give --without-postmortem to end ${name} all the same`;
+  const collect = `Collect it with "kvmha postmortem ${name}", ${without}`;
+  const promised = `A post-mortem of ${name} was promised, by its parameter preserved_guest or by the policy`;
+  if (job === undefined) {
+    return preservedGuest === 'dump' ? `${promised}, and was not begun. ${collect}` : undefined;
+  }
+  const state = jobState(job);
+  switch (state) {
+    case 'running':
+      return `A post-mortem of ${name} is being collected in ${job.directory}; wait for it, ${without}`;
+    case 'promised':
+      return `${promised}, and was not begun. ${collect}`;
+    case 'failed':
+    case 'lost': {
+      const why = job.end?.failure ?? 'it was interrupted';
+      return job.promised ? `${promised}, and is not complete: ${why}. ${collect}` : undefined;
+    }
+    case 'done':
+      return job.promised && !isThere(job.directory)
+        ? `${promised}, and is not in ${job.directory} any more. ${collect}`
+        : undefined;
+  }
+}
+
+function preservedGuestOf(uuid: string | undefined): string | undefined {
+  return uuid === undefined ? undefined : readResourceRecord(uuid)?.environment['OCF_RESKEY_preserved_guest'];
 }
 
 async function tell(resource: string, options: EndOptions, deadline: Deadline): Promise<Told[]> {

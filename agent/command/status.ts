@@ -87,6 +87,10 @@ function postmortemNote({ name, postmortem }: GuestReport): string[] {
   switch (postmortem?.state) {
     case undefined:
       return [];
+    case 'promised':
+      return [
+        `${name}: a post-mortem was promised, and is not begun: "kvmha postmortem ${name}" collects it.`,
+      ];
     case 'running':
       return [`${name}: a post-mortem is being collected in ${postmortem.directory}.`];
     case 'done':

@@ -1,5 +1,3 @@
-import { spawn } from 'node:child_process';
-import { closeSync, openSync } from 'node:fs';
 import { clearPreserved } from '../../lib/cluster/placement.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
 import { closeLook, look } from '../../lib/guest/look.ts';
@@ -7,13 +5,14 @@ import { release } from '../../lib/guest/release.ts';
 import { isAlive } from '../../lib/linux/process.ts';
 import { uuidForName } from '../../lib/record/directory.ts';
 import { lockDomain } from '../../lib/record/lock.ts';
-import { jobLog, jobState, readJob } from '../../lib/record/postmortem-job.ts';
+import { jobState } from '../../lib/record/postmortem-job.ts';
 import { allRecords, type QuiesceRecord, readRecord } from '../../lib/record/record.ts';
 import { classify } from '../../lib/state/classify.ts';
+import { startPostmortem } from '../postmortem-start.ts';
 import type { ActionContext } from './context.ts';
 
 /**
- * Does with a preserved guest what the parameter preserved_guest says, after a stop has found it so. That this fails
+ * Does with a preserved guest what the parameter preserved_guest and the policy say, after a stop has found it so. That this fails
  * is no failure of the stop: the guest stays preserved, which is safe.
  */
 export async function disposeOfPreserved(context: ActionContext): Promise<void> {
@@ -25,7 +24,7 @@ export async function disposeOfPreserved(context: ActionContext): Promise<void> 
     }
     if (parameters.preserved_guest === 'destroy') {
       await destroy(context, record);
-    } else if (parameters.preserved_guest === 'dump') {
+    } else if (parameters.preserved_guest === 'dump' || (await context.policy()).dump.onQuiesce) {
       dump(context, record);
     }
   } catch (error) {
@@ -39,7 +38,7 @@ export async function disposeOfPreserved(context: ActionContext): Promise<void> 
 }
 
 function entryOf({ guest, parameters }: ActionContext) {
-  const action = parameters.preserved_guest === 'dump' ? 'postmortem' : 'release';
+  const action = parameters.preserved_guest === 'destroy' ? 'release' : 'postmortem';
   const { name, uuid, resource } = guest;
   return { what: 'done', guest: name, uuid, resource, situation: 'stop', action } as const;
 }
@@ -77,36 +76,17 @@ async function destroy(context: ActionContext, { uuid, resource }: QuiesceRecord
   }
 }
 
-/**
- * Starts a post-mortem that outlives this action: a dump takes longer than any stop may. It is a process in a session
- * of its own, which the cluster neither waits for nor kills, and which writes to a log beside the guest's records.
- */
+/** Starts a post-mortem that goes on when this action has answered. */
 function dump({ guest, parameters, log }: ActionContext, { uuid }: QuiesceRecord): void {
-  const job = readJob(uuid);
-  if (job !== undefined && jobState(job) !== 'lost') {
+  const thenRelease = parameters.preserved_guest === 'dump';
+  const { hypervisor, policy } = parameters;
+  const outcome = startPostmortem(uuid, { connect: hypervisor, policy, thenRelease });
+  if (outcome.kind === 'exists') {
+    const { job } = outcome;
     log.info(`${guest.name}: its post-mortem in ${job.directory} is ${jobState(job)}`);
     return;
   }
-  const path = jobLog(uuid);
-  const file = openSync(path, 'a', 0o600);
-  try {
-    const words = ['postmortem', uuid, '--then-release', '--connect', parameters.hypervisor];
-    const child = spawn(process.execPath, [...words, '--policy', parameters.policy], {
-      detached: true,
-      stdio: ['ignore', file, file],
-      cwd: '/',
-    });
-    child.on('error', () => {
-      // It is known at once, see below.
-    });
-    if (child.pid === undefined) {
-      throw new KvmhaError('program-missing', `${process.execPath} could not be started for its post-mortem`);
-    }
-    child.unref();
-    log.info(
-      `${guest.name}: collecting its post-mortem, process ${child.pid}, log ${path}; then it is ended`,
-    );
-  } finally {
-    closeSync(file);
-  }
+  const { pid, log: path } = outcome;
+  const then = thenRelease ? '; then it is ended' : '';
+  log.info(`${guest.name}: collecting its post-mortem, process ${pid}, log ${path}${then}`);
 }

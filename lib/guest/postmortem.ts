@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
 import {
-  chmodSync,
   closeSync,
   createReadStream,
   fsyncSync,
@@ -12,34 +11,43 @@ import {
   readSync,
   renameSync,
   rmSync,
-  statfsSync,
   statSync,
   writeFileSync,
 } from 'node:fs';
-import { hostname } from 'node:os';
+import { hostname, release } from 'node:os';
 import { basename, dirname, join } from 'node:path';
-import { type Deadline, sleep } from '../deadline.ts';
+import type { Deadline } from '../deadline.ts';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
-import { syncFile } from '../linux/sync.ts';
+import { JOURNAL, type JournalEntry } from '../journal.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import type { Json } from '../qemu/qmp.ts';
+import { run } from '../run.ts';
 import { classify } from '../state/classify.ts';
 import type { Guest } from './guest.ts';
 import type { Look } from './look.ts';
+import {
+  type DumpFormat,
+  dumpMemory,
+  dumpName,
+  type OnProgress,
+  PARTIAL,
+  partialDump,
+} from './memory-dump.ts';
 
 export interface PostmortemOptions {
   /** Absolute path of the folder to be made for it. */
   readonly directory: string;
-  readonly format: 'elf' | 'kdump-zlib';
+  readonly format: DumpFormat;
   /** Why the memory is not dumped; undefined if it is. */
   readonly withoutMemory: string | undefined;
-  /** Told how much of the memory is written, in bytes. */
-  readonly onProgress: (done: number, total: number) => void;
+  readonly onProgress: OnProgress;
 }
 
 /** What manifest.json says: it is written last, so that a folder without one is not whole. */
 export interface Manifest {
   readonly node: string;
+  /** Release of the node's kernel. */
+  readonly kernel: string;
   readonly guest: { readonly name: string; readonly uuid: string | null; readonly resource: string | null };
   readonly begun: string;
   readonly ended: string;
@@ -65,22 +73,24 @@ const QUERIES: readonly (readonly [command: string, args: { readonly [key: strin
   ['query-memory-size-summary', {}],
 ];
 
-/** How much of the end of qemu's log is kept, in bytes. */
+/** What virsh says of the domain, beside its XML. */
+const QUESTIONS = [
+  ['version', '--daemon'],
+  ['domstate', '--reason'],
+  ['dominfo'],
+  ['domblklist', '--details'],
+  ['domblkerror'],
+  ['domiflist'],
+  ['domstats', '--nowait'],
+];
+
+/** How much of the end of each log is kept, in bytes. */
 const LOG_TAIL = 256 * 1024;
-/** Bytes that must stay free beside the memory: a dump's headers, the other files, and room for the node. */
-const SPARE = 128 * 1024 * 1024;
 /** Milliseconds for one question. */
 const PATIENCE = 10_000;
-/** Milliseconds between two looks at a dump's progress. */
-const PROGRESS_PAUSE = 500;
 
-/** The name of a memory dump that is not complete. */
-const PARTIAL = '.partial';
-
-/** The unfinished memory dump in a folder: whoever gives the collection up removes it. */
-export function partialDump(directory: string): string {
-  return join(directory, `memory${PARTIAL}`);
-}
+/** What the files' checksums are in, in the form of sha256sum(1). */
+export const SUMS = 'SHA256SUMS';
 
 /**
  * Collects what can be known of a guest whose vCPUs stand still, its memory last. Each file is readable by root
@@ -112,8 +122,13 @@ export async function collectPostmortem(
   await keep('observation.json', () => json({ ...classification, ...seen.observation }));
   await keep('process.txt', () => processText(qemu.pid));
   await keep('qemu.log', () => tail(`/var/log/libvirt/qemu/${guest.name}.log`, LOG_TAIL));
+  await keep('kernel.log', () => kernelLog(deadline));
+  await keep('events.jsonl', () => eventsOf(guest.name, seen.uuid));
   if (seen.record !== undefined) {
     await keep('quiesce.json', () => json(seen.record));
+  }
+  if (seen.observation.proof !== undefined) {
+    await keep('proof.json', () => json(seen.observation.proof));
   }
   const ask = async (command: string, args: { readonly [key: string]: Json }) => {
     if (seen.monitor === undefined) {
@@ -131,9 +146,11 @@ export async function collectPostmortem(
   seen.monitor?.close();
   const name = seen.uuid ?? guest.name;
   await keep('domain.xml', () => guest.virsh.command(['dumpxml', name], deadline.within(PATIENCE)));
-  const dump = options.format === 'elf' ? 'memory.elf' : 'memory.kdump';
+  await keep('libvirt.txt', () => libvirtText(guest, name, deadline));
+  const dump = dumpName(options.format);
   try {
-    await dumpMemory(guest, seen, dump, options, deadline);
+    const uuid = dumpable(seen, options.withoutMemory);
+    await dumpMemory(guest, uuid, options.directory, options.format, options.onProgress, deadline);
     names.push(dump);
   } catch (error) {
     rmSync(partialDump(options.directory), { force: true });
@@ -142,8 +159,11 @@ export async function collectPostmortem(
     }
     missing.push({ name: dump, why: messageOf(error) });
   }
+  const files = await Promise.all(names.map((each) => describeFile(options.directory, each)));
+  writeSums(options.directory, files);
   const manifest: Manifest = {
     node: hostname(),
+    kernel: release(),
     guest: { name: guest.name, uuid: seen.uuid ?? null, resource: guest.resource ?? null },
     begun,
     ended: new Date().toISOString(),
@@ -152,7 +172,7 @@ export async function collectPostmortem(
     fault: seen.record?.fault ?? classification.fault ?? null,
     qemu: { pid: qemu.pid, arguments: qemu.argv },
     complete: missing.length === 0,
-    files: await Promise.all(names.map((each) => describeFile(options.directory, each))),
+    files,
     missing,
   };
   writeManifest(options.directory, manifest);
@@ -171,88 +191,21 @@ function makeFolder(directory: string): void {
 }
 
 /**
- * Writes the guest's memory by way of libvirt. Past it, over the guest's own QMP socket, a dump works as well, but when
- * it is done libvirt 9.0 hears DUMP_COMPLETED without having a job, and its daemon crashes (measured).
+ * Which domain libvirt is to dump.
  *
- * @throws KvmhaError
+ * @throws KvmhaError `unreachable` where the memory cannot be written, `program-failed` where it is not to be
  */
-async function dumpMemory(
-  guest: Guest,
-  { uuid, observation }: Look,
-  name: string,
-  { directory, format, withoutMemory, onProgress }: PostmortemOptions,
-  deadline: Deadline,
-): Promise<void> {
+function dumpable({ uuid, observation }: Look, withoutMemory: string | undefined): string {
+  const { libvirt } = observation;
   if (withoutMemory !== undefined) {
     throw new KvmhaError('program-failed', withoutMemory);
   }
-  const { libvirt } = observation;
   if (libvirt.kind !== 'state' || uuid === undefined) {
     const why =
       libvirt.kind === 'silent' ? `libvirt does not answer (${libvirt.why})` : 'libvirt does not know it';
     throw new KvmhaError('unreachable', `the memory is dumped by way of libvirt, and ${why}`);
   }
-  await assertSpace(guest, uuid, directory, deadline);
-  const partial = partialDump(directory);
-  // libvirt writes to a file that is there without changing its mode.
-  writeFileSync(partial, '', { mode: 0o600, flag: 'wx' });
-  const words = ['dump', '--memory-only', ...(format === 'elf' ? [] : ['--format', format])];
-  const dumping = guest.virsh.command([...words, '--domain', uuid, '--file', partial], deadline);
-  await watch(guest, uuid, dumping, onProgress, deadline);
-  chmodSync(partial, 0o600);
-  await syncFile(partial, deadline);
-  renameSync(partial, join(directory, name));
-}
-
-async function assertSpace(guest: Guest, uuid: string, directory: string, deadline: Deadline): Promise<void> {
-  const facts = await guest.virsh.information(uuid, deadline.within(PATIENCE));
-  const memory = Number.parseInt(facts.get('Used memory') ?? facts.get('Max memory') ?? '', 10) * 1024;
-  const { bavail, bsize } = statfsSync(directory);
-  const free = bavail * bsize;
-  if (!(free >= memory + SPARE)) {
-    throw new KvmhaError(
-      'file',
-      `${directory} has ${mebibytes(free)} free, and the memory of ${guest.name} needs ` +
-        `${Number.isNaN(memory) ? 'an amount that libvirt does not tell' : mebibytes(memory + SPARE)}`,
-    );
-  }
-}
-
-/** Until the dump has ended, tells how far it is, from `virsh domjobinfo`. */
-async function watch(
-  guest: Guest,
-  uuid: string,
-  dumping: Promise<unknown>,
-  onProgress: PostmortemOptions['onProgress'],
-  deadline: Deadline,
-): Promise<void> {
-  let ended = false;
-  const end = () => {
-    ended = true;
-  };
-  dumping.then(end, end);
-  while (!ended && !deadline.passed()) {
-    await Promise.race([sleep(PROGRESS_PAUSE), dumping.catch(() => undefined)]);
-    const text = ended
-      ? ''
-      : await guest.virsh.command(['domjobinfo', uuid], deadline.within(PATIENCE)).catch(() => '');
-    const [done, total] = [amount(text, 'Memory processed'), amount(text, 'Memory total')];
-    if (done !== undefined && total !== undefined) {
-      onProgress(done, total);
-    }
-  }
-  await dumping;
-}
-
-/** "Memory total: 256.250 MiB" in bytes. */
-function amount(text: string, key: string): number | undefined {
-  const match = new RegExp(`^${key}:\\s+([0-9.]+) (B|KiB|MiB|GiB|TiB)`, 'm').exec(text);
-  const power = ['B', 'KiB', 'MiB', 'GiB', 'TiB'].indexOf(match?.[2] ?? '');
-  return match === null || power < 0 ? undefined : Number(match[1]) * 1024 ** power;
-}
-
-function mebibytes(bytes: number): string {
-  return `${Math.round(bytes / 1024 / 1024)} MiB`;
+  return uuid;
 }
 
 /** What /proc shows of the process, except its memory. */
@@ -269,6 +222,59 @@ function processText(pid: number): string {
     (name) => `== ${name}\n${read(name)}\n`,
   );
   return `${parts.join('')}== fd\n${links.join('')}`;
+}
+
+/** What virsh answers to each question; where it answers with an error, that. */
+async function libvirtText(guest: Guest, name: string, deadline: Deadline): Promise<string> {
+  let text = '';
+  for (const [command = '', ...options] of QUESTIONS) {
+    const words = command === 'version' ? [command, ...options] : [command, name, ...options];
+    const answer = await guest.virsh.command(words, deadline.within(PATIENCE)).catch((error: unknown) => {
+      if (isKvmhaError(error, 'program-failed')) {
+        return `${messageOf(error)}\n`;
+      }
+      throw error;
+    });
+    text += `== virsh ${words.join(' ')}\n${answer}\n`;
+  }
+  return text;
+}
+
+/** The end of the kernel's log, where memory and I/O errors of the host are; where it may not be read, why. */
+async function kernelLog(deadline: Deadline): Promise<string> {
+  const { exitCode, stdout, stderr } = await run('dmesg', ['--time-format', 'iso'], {
+    deadline: deadline.within(PATIENCE),
+  });
+  return exitCode === 0 ? stdout.slice(-LOG_TAIL) : stderr;
+}
+
+/** What the journal tells of the guest, the oldest first. */
+function eventsOf(name: string, uuid: string | undefined): string {
+  return [`${JOURNAL}.1`, JOURNAL]
+    .flatMap((path) => readIfThere(path).split('\n'))
+    .filter((line) => isEventOf(line, name, uuid))
+    .map((line) => `${line}\n`)
+    .join('');
+}
+
+function isEventOf(line: string, name: string, uuid: string | undefined): boolean {
+  try {
+    const event: Partial<JournalEntry> | null = JSON.parse(line);
+    return event?.guest === name || (uuid !== undefined && event?.uuid === uuid);
+  } catch {
+    return false; // A line that was cut off when the node was.
+  }
+}
+
+function readIfThere(path: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (cause) {
+    if (errnoOf(cause) === 'ENOENT') {
+      return '';
+    }
+    throw new KvmhaError('file', `${path}: ${messageOf(cause)}`, { cause });
+  }
 }
 
 function linkOf(path: string): string {
@@ -298,6 +304,16 @@ async function describeFile(directory: string, name: string) {
     hash.update(chunk);
   }
   return { name, bytes: statSync(path).size, sha256: hash.digest('hex') };
+}
+
+function writeSums(directory: string, files: Manifest['files']): void {
+  const path = join(directory, SUMS);
+  const lines = files.map(({ name, sha256 }) => `${sha256}  ${name}\n`);
+  try {
+    writeFileSync(path, lines.join(''), { mode: 0o600, flag: 'wx', flush: true });
+  } catch (cause) {
+    throw new KvmhaError('file', `${path} cannot be written: ${messageOf(cause)}`, { cause });
+  }
 }
 
 function writeManifest(directory: string, manifest: Manifest): void {

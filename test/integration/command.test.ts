@@ -405,15 +405,27 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
         'domain.xml',
         'qemu.log',
         'quiesce.json',
+        'proof.json',
+        'libvirt.txt',
+        'kernel.log',
+        'events.jsonl',
       ]) {
         assert.ok(names.includes(name), `${name} is there`);
       }
-      assert.deepEqual([...names, 'manifest.json'].sort(), readdirSync(node.path('/var/pm')).sort());
+      assert.deepEqual(
+        [...names, 'SHA256SUMS', 'manifest.json'].sort(),
+        readdirSync(node.path('/var/pm')).sort(),
+      );
       for (const { name, bytes, sha256 } of manifest.files) {
         const content = readFileSync(node.path(`/var/pm/${name}`));
         assert.equal(content.length, bytes);
         assert.equal(createHash('sha256').update(content).digest('hex'), sha256);
       }
+      await node.check(['sh', '-c', 'cd /var/pm && sha256sum --check --strict --quiet SHA256SUMS']);
+      const events = readFileSync(node.path('/var/pm/events.jsonl'), 'utf8').trim().split('\n');
+      assert.ok(events.some((line) => JSON.parse(line).what === 'proved'));
+      assert.ok(events.every((line) => JSON.parse(line).guest === 'corpse'));
+      assert.match(readFileSync(node.path('/var/pm/libvirt.txt'), 'utf8'), /== virsh domstate .*\npaused/);
       const memory = readFileSync(node.path('/var/pm/memory.elf'));
       assert.ok(memory.length > 64 * 1024 ** 2);
       assert.equal(memory.toString('latin1', 0, 4), '\x7fELF');
@@ -445,26 +457,57 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
       );
     });
 
-    test('that has no room for the memory says so, keeps the rest, and leaves no dump', async () => {
+    test('is not begun where the memory has no room', async () => {
       await node.check(['sh', '-c', 'mkdir /mnt/small && mount -t tmpfs -o size=50m none /mnt/small']);
       exits(
-        await kvmha(node, 'postmortem', 'corpse', '-o', '/mnt/small/pm'),
+        await kvmha(node, 'postmortem', 'corpse', '-o', '/mnt/small/deep/pm'),
         1,
-        /has 50 MiB free/,
-        /NOT complete/,
+        /no post-mortem of corpse was begun.*has 50 MiB free, and 192 MiB are needed.*--output.*--no-memory/,
       );
-      const manifest = JSON.parse(readFileSync(node.path('/mnt/small/pm/manifest.json'), 'utf8'));
-      assert.equal(manifest.complete, false);
-      assert.deepEqual(
-        manifest.missing.map((each: { name: string }) => each.name),
-        ['memory.elf'],
-      );
-      assert.ok(readdirSync(node.path('/mnt/small/pm')).every((name) => !name.startsWith('memory')));
+      assert.deepEqual(readdirSync(node.path('/mnt/small')), []);
       exits(
         await kvmha(node, 'status'),
         1,
-        /its post-mortem in \/mnt\/small\/pm is not complete: memory\.elf/,
+        /its post-mortem in \/mnt\/small\/deep\/pm is not complete: no post-mortem/,
       );
+    });
+
+    test('is one file, for root alone, if it is to, and shows on a terminal how far it is', async () => {
+      const command = 'kvmha postmortem corpse -o /var/packed.tar --tar';
+      const shown = await node.check(['script', '--quiet', '--return', '--command', command, '/dev/null']);
+      assert.match(shown, /memory \[[# ]{30}\] +\d+ % .* of /);
+      assert.match(shown, /The post-mortem in \/var\/packed\.tar is complete/);
+      assert.equal((statSync(node.path('/var/packed.tar')).mode & 0o777).toString(8), '600');
+      assert.ok(!readdirSync(node.path('/var')).includes('packed'));
+      const unpack =
+        'mkdir /var/unpacked && tar -xf /var/packed.tar -C /var/unpacked && cd /var/unpacked/packed';
+      await node.check(['sh', '-c', `${unpack} && sha256sum --check --strict --quiet SHA256SUMS`]);
+      assert.equal(
+        JSON.parse(readFileSync(node.path('/var/unpacked/packed/manifest.json'), 'utf8')).complete,
+        true,
+      );
+      exits(
+        await kvmha(node, 'postmortem', 'corpse', '-o', '/var/packed', '--tar'),
+        1,
+        /it is there already/,
+      );
+    });
+
+    test('makes older ones go, as the policy says, but not those of guests that are still here', async () => {
+      for (const name of ['old-2020-01-01T00-00-00Z', 'old-2020-01-02T00-00-00Z', 'notes']) {
+        node.write(`/var/kept/${name}/manifest.json`, '{}');
+      }
+      node.write('/var/kept/cut-2021-01-01T00-00-00Z/memory.partial', '');
+      node.write('/etc/kvmha/kept.yaml', 'dump: { directory: /var/kept, keep: { number: 2 } }\n');
+      exits(
+        await kvmha(node, 'postmortem', 'corpse', '--policy', '/etc/kvmha/kept.yaml'),
+        0,
+        /Removed, .*cut-2021-01-01T00-00-00Z, .*old-2020-01-01T00-00-00Z/,
+      );
+      const left = readdirSync(node.path('/var/kept')).sort();
+      assert.equal(left.length, 3);
+      assert.match(left[0] ?? '', /^corpse-/);
+      assert.deepEqual(left.slice(1), ['notes', 'old-2020-01-02T00-00-00Z']);
     });
 
     test('without memory is not complete, so that the guest is not released', async () => {
@@ -548,6 +591,27 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
       await until('the records to be gone', async () => (await kvmha(node, 'status')).exitCode === 0);
     });
 
+    test('preserved_guest=keep: it is dumped if the policy says so, and stays', async () => {
+      node.write(
+        '/etc/kvmha/policy.yaml',
+        `${POLICY}dump: { directory: /var/policy-dumps, on-quiesce: true }\n`,
+      );
+      const guest = await preservedGuest(node, 'always', { memory: 64 });
+      answers(await guest.stop(), 0);
+      await until('it to be dumped', async () =>
+        (await kvmha(node, 'status', 'always')).stdout.includes(
+          'always: a post-mortem is in /var/policy-dumps/',
+        ),
+      );
+      assert.equal(guest.pids().length, 1);
+      answers(await guest.stop(), 0);
+      assert.equal(readdirSync(node.path('/var/policy-dumps')).length, 1, 'one is enough');
+      await node.check(['sh', '-c', 'rm -r /var/policy-dumps']);
+      exits(await kvmha(node, 'release', 'always'), 1, /was promised.*any more/);
+      exits(await kvmha(node, 'release', 'always', '--without-postmortem'), 0);
+      node.write('/etc/kvmha/policy.yaml', POLICY);
+    });
+
     test('preserved_guest=dump: a guest that cannot be dumped stays preserved', async () => {
       node.write('/etc/kvmha/policy.yaml', `${POLICY}dump: { directory: /mnt/small/agent }\n`);
       await node.exec(['sh', '-c', 'mkdir -p /mnt/small && mount -t tmpfs -o size=50m none /mnt/small']);
@@ -559,11 +623,17 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
       });
       assert.match(
         said ?? '',
-        /nodump: its post-mortem in \/mnt\/small\/agent\/nodump-\S+ is not complete: memory\.elf/,
+        /nodump: its post-mortem in \/mnt\/small\/agent\/nodump-\S+ is not complete: no post-mortem of nodump was begun/,
       );
       answers(await guest.stop(), 0);
       answers(await guest.probe(), 7);
-      exits(await kvmha(node, 'release', 'nodump'), 0);
+      exits(
+        await kvmha(node, 'release', 'nodump'),
+        1,
+        /A post-mortem of nodump was promised.*not complete.*--without-postmortem/,
+      );
+      assert.equal(guest.pids().length, 1);
+      exits(await kvmha(node, 'release', 'nodump', '--without-postmortem'), 0);
       node.write('/etc/kvmha/policy.yaml', POLICY);
     });
   });

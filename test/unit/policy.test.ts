@@ -13,7 +13,12 @@ const DEFAULTS: Policy = {
   quiesce: { enabled: true, storm: { guests: 3, seconds: 60 }, requireEligibleNode: true },
   outOfSpace: 'hold',
   stop: { forcedEndReserve: 15 },
-  dump: { directory: '/var/lib/kvmha/dumps', format: 'elf' },
+  dump: {
+    directory: '/var/lib/kvmha/dumps',
+    format: 'elf',
+    onQuiesce: false,
+    keep: { number: 0, gibibytes: 0 },
+  },
   monitor: { degraded: 'report' },
   watch: {
     mode: 'act',

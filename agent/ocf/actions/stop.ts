@@ -17,7 +17,7 @@ export async function stop(context: ActionContext): Promise<OcfCode> {
     }
     context.log.warn(`${context.guest.name}: ${messageOf(error)}`);
   }
-  if (code === OCF.SUCCESS && context.parameters.preserved_guest !== 'keep') {
+  if (code === OCF.SUCCESS) {
     const { disposeOfPreserved } = await import('../preserved.ts');
     await disposeOfPreserved(context);
   }

@@ -1,7 +1,10 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { quiesceRefusal } from '../../../agent/command/quiesce.ts';
+import { lackOfPostmortem } from '../../../agent/command/release.ts';
 import { releaseRefusal } from '../../../lib/guest/release.ts';
+import { readStat } from '../../../lib/linux/process.ts';
+import type { PostmortemJob } from '../../../lib/record/postmortem-job.ts';
 import { GUEST_STATES, type GuestState } from '../../../lib/state/classify.ts';
 import type { Observation } from '../../../lib/state/observation.ts';
 
@@ -59,4 +62,34 @@ test('a guest is not quiesced where there is nothing to be quiesced, or nothing 
     'quiesced-failover-safe',
     'crashed',
   ]);
+});
+
+describe('release waits for a post-mortem', () => {
+  const here = { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 };
+  const job: PostmortemJob = { process: here, begun: '', directory: '/d', thenRelease: false };
+  const end = { at: '' };
+  const lack = (of: PostmortemJob | undefined, isThere = true, preservedGuest?: string) =>
+    lackOfPostmortem('web', of, () => isThere, preservedGuest);
+
+  test('that is being collected', () => {
+    assert.match(lack(job) ?? '', /is being collected in \/d; wait for it, or give --without-postmortem/);
+  });
+
+  test('that was promised, and was not begun, was interrupted, failed, or is gone', () => {
+    const { process: _, ...waiting } = job;
+    assert.match(lack({ ...waiting, promised: true }) ?? '', /promised.*not begun.*kvmha postmortem web/);
+    assert.match(lack(undefined, true, 'dump') ?? '', /promised.*not begun/);
+    const lost = { ...job, promised: true, process: { pid: here.pid, startTime: here.startTime + 1 } };
+    assert.match(lack(lost) ?? '', /promised.*it was interrupted/);
+    assert.match(lack({ ...job, promised: true, end: { ...end, failure: 'full' } }) ?? '', /promised.*full/);
+    assert.match(lack({ ...job, promised: true, end }, false) ?? '', /promised.*is not in \/d any more/);
+  });
+
+  test('and for no other', () => {
+    assert.equal(lack(undefined), undefined);
+    assert.equal(lack(undefined, true, 'keep'), undefined);
+    assert.equal(lack({ ...job, end: { ...end, failure: 'full' } }), undefined);
+    assert.equal(lack({ ...job, promised: true, end }), undefined);
+    assert.equal(lack({ ...job, end }, false), undefined);
+  });
 });
