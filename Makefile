@@ -4,7 +4,10 @@ DESTDIR ?=
 PREFIX  ?= /usr
 SBINDIR ?= $(PREFIX)/sbin
 DOCDIR  ?= $(PREFIX)/share/doc/kvmha
+MANDIR  ?= $(PREFIX)/share/man
+COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
 MANUAL   = $(sort $(wildcard docs/*.md))
+PAGES    = kvmha.8 ocf_kvmha_KvmGuest.7 ocf_kvmha_KvmWatch.7
 # Pacemaker looks for agents here, whatever PREFIX is.
 OCF_ROOT ?= /usr/lib/ocf
 AGENTDIR  = $(OCF_ROOT)/resource.d/kvmha
@@ -55,8 +58,12 @@ build/kvmha: $(MODULES) $(SOURCES)
 	@mkdir -p build
 	node scripts/build.ts $@
 
+build/man/.made: $(MODULES) $(SOURCES) README.md scripts/man.ts scripts/release-date.ts packaging/debian/changelog
+	node scripts/man.ts build/man
+	@touch $@
+
 # The binary is replaced by a rename: on a node of a live cluster the agent may be called at any moment.
-install: build/kvmha ## Install the binary, the agent and the documentation [DESTDIR= PREFIX=/usr]
+install: build/kvmha build/man/.made ## Install the binary, the agents and the documentation [DESTDIR= PREFIX=/usr]
 	install -d $(DESTDIR)$(SBINDIR) $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR)
 	install -m 755 build/kvmha $(DESTDIR)$(SBINDIR)/.kvmha.new
 	mv -f $(DESTDIR)$(SBINDIR)/.kvmha.new $(DESTDIR)$(SBINDIR)/kvmha
@@ -67,11 +74,16 @@ install: build/kvmha ## Install the binary, the agent and the documentation [DES
 	install -d $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 $(MANUAL) $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 build/kvmha.licenses $(DESTDIR)$(DOCDIR)/third-party-licenses
+	install -d $(DESTDIR)$(MANDIR)/man7 $(DESTDIR)$(MANDIR)/man8 $(DESTDIR)$(COMPLETIONDIR)
+	install -m 644 $(addprefix build/man/,$(filter %.7,$(PAGES))) $(DESTDIR)$(MANDIR)/man7
+	install -m 644 $(addprefix build/man/,$(filter %.8,$(PAGES))) $(DESTDIR)$(MANDIR)/man8
+	build/kvmha completion bash >$(DESTDIR)$(COMPLETIONDIR)/kvmha
+	chmod 644 $(DESTDIR)$(COMPLETIONDIR)/kvmha
 	install -m 644 agent/systemd/resource-agents-deps.conf $(DESTDIR)$(DEPSDIR)/kvmha.conf
 	sed 's|@SBINDIR@|$(SBINDIR)|' agent/systemd/kvmha-watch.service >$(DESTDIR)$(UNITDIR)/kvmha-watch.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/kvmha-watch.service
 
-$(TREE): build/kvmha README.md COPYING docs/policy.yaml $(MANUAL)
+$(TREE): build/kvmha build/man/.made README.md COPYING docs/policy.yaml $(MANUAL)
 	@rm -rf build/tree
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/tree
 
@@ -79,7 +91,8 @@ uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
 	rm -f $(addprefix $(DESTDIR)$(AGENTDIR)/,KvmGuest KvmWatch) $(DESTDIR)$(SBINDIR)/kvmha
 	rm -f $(DESTDIR)$(UNITDIR)/kvmha-watch.service $(DESTDIR)$(DEPSDIR)/kvmha.conf
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
-	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,$(MANUAL))
+	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,$(MANUAL)) $(DESTDIR)$(COMPLETIONDIR)/kvmha
+	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man7/,$(PAGES)) $(addprefix $(DESTDIR)$(MANDIR)/man8/,$(PAGES))
 	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR); do \
 	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
 	done

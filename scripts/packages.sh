@@ -14,11 +14,13 @@ packages=(
   corosync pacemaker pacemaker-cli-utils resource-agents crmsh pcs
   # test lab: nodes in namespaces, failing storage, boot sectors, metadata checks
   iproute2 util-linux python3-minimal nbdkit gcc libc6-dev binutils libxml2-utils
+  # manual pages
+  man-db mandoc
 )
 programs=(
   make npm qemu-system-x86_64 qemu-img libvirtd virtlogd virsh
   corosync pacemakerd crm_resource ocf-tester crm pcs
-  ip unshare python3 nbdkit gcc objcopy xmllint
+  ip unshare python3 nbdkit gcc objcopy xmllint man mandoc
 )
 
 say() { echo "packages: $*"; }
