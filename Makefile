@@ -24,7 +24,8 @@ export PATH := $(CURDIR)/node_modules/.bin:$(SYSTEM_PATH)
 MODULES = node_modules/.package-lock.json
 # What is installed, for the nodes of the lab.
 TREE    = build/tree/usr/sbin/kvmha
-SOURCES = $(shell find agent lib -name '*.ts' -o -name '*.xml') ocf-metadata.xml package.json scripts/build.ts
+SOURCES = $(shell find agent lib -name '*.ts' -o -name '*.xml') ocf-metadata.xml package.json \
+          scripts/build.ts scripts/reproducible-pkg.ts
 
 # Unit tests need neither root nor the binary; the others need both.
 UNIT_TESTS = $(sort $(shell find test/unit -name '*.test.ts'))

@@ -7,9 +7,9 @@
  * and not ours.
  */
 import { globSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { resolve } from 'node:path';
-import pkg from '@yao-pkg/pkg/lib-es5/sea.js';
+import { basename, dirname, resolve } from 'node:path';
 import { build, type Metafile } from 'esbuild';
+import { reproduciblePkg } from './reproducible-pkg.ts';
 
 const root = resolve(import.meta.dirname, '..');
 
@@ -69,6 +69,7 @@ async function pack(script: string, output: string): Promise<void> {
     throw new Error(`kvmha is a program for Linux, and this is ${process.platform}`);
   }
   const seaConfig = {
+    main: basename(script),
     disableExperimentalSEAWarning: true,
     useSnapshot: false,
     // A third of the start-up time is spent compiling otherwise.
@@ -84,7 +85,8 @@ async function pack(script: string, output: string): Promise<void> {
     arch,
     output,
   };
-  await pkg.default(script, { targets: [target], nodePath: process.execPath, seaConfig });
+  const pkg = await reproduciblePkg(dirname(script));
+  await pkg(script, { targets: [target], nodePath: process.execPath, seaConfig });
 }
 
 const output = resolve(process.argv[2] ?? `${root}/build/kvmha`);
