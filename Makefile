@@ -111,7 +111,7 @@ test-quick: $(MODULES) ## Run the unit tests (no root, no cluster, under a minut
 test: setup build ## Run all tests, with guests and clusters in a lab on this machine (as root)
 	$(NODE_TEST) --test-concurrency=$(CONCURRENCY) $(TESTS)
 
-demo: setup build ## Show a guest preserved after a fault while it runs elsewhere, in a lab on this machine (as root)
+demo: setup build ## Show a guest fail over without fencing in a cluster on this machine, in a minute (as root)
 	node test/demo/demo.ts
 
 bench: setup build ## Measure start-up and monitor beside VirtualDomain's, in a lab on this machine (as root)

@@ -149,6 +149,20 @@ export async function waitForTicks(
   return reached;
 }
 
+/** The records of ticks in a piece of the guest's memory; the latest tick is one that it has written or was to write. */
+export function findRecords(memory: Buffer): { boots: number; ticks: number; instance: number }[] {
+  const magic = Buffer.alloc(4);
+  magic.writeUInt32LE(MAGIC);
+  const records = [];
+  for (let at = memory.indexOf(magic); at >= 0; at = memory.indexOf(magic, at + 1)) {
+    if (at + RECORD_SIZE <= memory.length) {
+      const [boots, ticks, instance] = [4, 8, 12].map((offset) => memory.readUInt32LE(at + offset));
+      records.push({ boots: boots ?? 0, ticks: ticks ?? 0, instance: instance ?? 0 });
+    }
+  }
+  return records;
+}
+
 /** What the witness has said on its serial port, read from the file that `domainXml`'s `serial` names. */
 export function readSerial(
   path: string,

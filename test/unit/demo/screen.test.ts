@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import { Screen } from '../../demo/screen.ts';
+import { FalseClaim, Screen } from '../../demo/screen.ts';
 
 const ESCAPE = '\u001b';
 
@@ -18,16 +18,31 @@ function shown(
     environment: { NO_COLOR: how.noColour },
   });
   use(screen);
-  return { text, screen };
+  return { text };
 }
 
-test('a claim that does not hold is shown and counted', () => {
-  const { text, screen } = shown((each) => {
+test('a claim is shown, and one that does not hold ends what it is made for', () => {
+  const { text } = shown((each) => {
     each.claim('it is so', true, 'unused');
-    each.claim('it is so, too', false, 'it is not');
+    each.moment(1234, 'it has come', 1234);
+    assert.throws(() => each.claim('it is so, too', false, 'it is not'), FalseClaim);
+    assert.throws(() => each.moment(undefined, 'it comes'), FalseClaim);
+    assert.throws(() => each.moment(10, 'it comes later', 11), FalseClaim);
   });
-  assert.equal(text, '    true  it is so\n   FALSE  it is so, too (it is not)\n');
-  assert.equal(screen.failures, 1);
+  assert.equal(
+    text,
+    `\
+    true  it is so
+ +1.23 s  it has come
+   FALSE  it is so, too (it is not)
+   FALSE  it comes (it has not happened)
+   FALSE  it comes later (after 0.01 s, which is too early)
+`,
+  );
+});
+
+test('a table is shown as it is, below the rest', () => {
+  assert.equal(shown((each) => each.lines('a   b\n1   2\n')).text, '          a   b\n          1   2\n');
 });
 
 test('there is colour on a terminal only, and none where it is not wanted', () => {
