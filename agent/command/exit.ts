@@ -4,6 +4,8 @@ export const EXIT = {
   /** Something was not done, is not as it should be, or needs attention. */
   FAILED: 1,
   USAGE: 2,
+  /** Of `doctor`, which tells errors from warnings. */
+  ERRORS: 3,
 } as const;
 
 export type ExitCode = (typeof EXIT)[keyof typeof EXIT];

@@ -2,6 +2,7 @@ import { Argument, Command, CommanderError, InvalidArgumentError } from 'command
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { version } from '../built-in.ts';
 import { print, printError } from '../output.ts';
+import { addDoctor } from './doctor.ts';
 import { EXIT, UsageError } from './exit.ts';
 import { addPolicy } from './policy.ts';
 import { addWatch } from './watch.ts';
@@ -143,6 +144,7 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
   const exit = (result: number) => {
     code = result;
   };
+  addDoctor(command, exit);
   addPolicy(program, exit);
   addWatch(program, exit);
 

@@ -8,6 +8,16 @@ import { KvmhaError, messageOf } from '../error.ts';
  * @throws KvmhaError `malformed` when it is not XML with the root element `<pacemaker-result>`
  */
 export async function parseResult(text: string): Promise<Element> {
+  return parseAnswer(text, 'pacemaker-result');
+}
+
+/**
+ * Reads what one of Pacemaker's programs printed.
+ *
+ * @param name of the root element
+ * @throws KvmhaError `malformed` when it is not XML with that root element
+ */
+export async function parseAnswer(text: string, name: string): Promise<Element> {
   // Loaded on first use: the cluster is asked only when something has happened to a guest.
   const { DOMParser } = await import('@xmldom/xmldom');
   const parser = new DOMParser({
@@ -21,8 +31,8 @@ export async function parseResult(text: string): Promise<Element> {
   } catch (cause) {
     throw new KvmhaError('malformed', `Pacemaker's answer is not XML: ${messageOf(cause)}`, { cause });
   }
-  if (root?.tagName !== 'pacemaker-result') {
-    throw new KvmhaError('malformed', `Pacemaker's answer is <${root?.tagName}>, not <pacemaker-result>`);
+  if (root?.tagName !== name) {
+    throw new KvmhaError('malformed', `Pacemaker's answer is <${root?.tagName}>, not <${name}>`);
   }
   return root;
 }

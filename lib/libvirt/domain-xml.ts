@@ -91,7 +91,20 @@ export async function readDomainXml(path: string): Promise<DomainXml> {
  *   resolves no entities), or is not the XML of exactly one named domain of type kvm or qemu
  */
 export async function parseDomainXml(text: string, origin: string): Promise<DomainXml> {
-  return converting(origin, async () => describeDomain(domainOf(await parse(text))));
+  return describeDomain(await parseDomain(text, origin));
+}
+
+/**
+ * The element `<domain>` of a domain XML that `parseDomainXml` accepts.
+ *
+ * @throws KvmhaError as `parseDomainXml`
+ */
+export async function parseDomain(text: string, origin: string): Promise<Element> {
+  return converting(origin, async () => {
+    const domain = domainOf(await parse(text));
+    describeDomain(domain);
+    return domain;
+  });
 }
 
 /**
@@ -233,7 +246,8 @@ function domainOf(document: Document): Element {
   return root;
 }
 
-function describeDomain(domain: Element): DomainXml {
+/** @throws Error for what is not the XML of one named domain of type kvm or qemu */
+export function describeDomain(domain: Element): DomainXml {
   const type = attribute(domain, 'type');
   if (type !== 'kvm' && type !== 'qemu') {
     throw new Error(`the domain's type is ${JSON.stringify(type ?? '')}, not kvm or qemu`);
