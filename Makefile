@@ -15,6 +15,11 @@ AGENTDIR  = $(OCF_ROOT)/resource.d/kvmha
 # the order of Pacemaker and libvirt when a node shuts down.
 UNITDIR  ?= /usr/lib/systemd/system
 DEPSDIR   = $(UNITDIR)/resource-agents-deps.target.d
+TMPFILESDIR ?= /usr/lib/tmpfiles.d
+# Where packages and releases are written.
+DISTDIR  ?= build/dist
+RELEASE   = kvmha-$(VERSION)-linux-$(shell uname -m)
+VERSION   = $(shell sed -n 's/^  "version": "\(.*\)",$$/\1/p' package.json)
 
 # Everything runs with the Node.js and the tools that package-lock.json names; only npm itself runs with the
 # distribution's Node.js.
@@ -36,7 +41,7 @@ CONCURRENCY ?= 2
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup modules build install uninstall lint format test-quick test demo bench lab lab-down clean
+.PHONY: help setup modules build install uninstall deb release lint format test-quick test demo bench lab lab-down clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -83,6 +88,8 @@ install: build/kvmha build/man/.made ## Install the binary, the agents and the d
 	install -m 644 agent/systemd/resource-agents-deps.conf $(DESTDIR)$(DEPSDIR)/kvmha.conf
 	sed 's|@SBINDIR@|$(SBINDIR)|' agent/systemd/kvmha-watch.service >$(DESTDIR)$(UNITDIR)/kvmha-watch.service
 	chmod 644 $(DESTDIR)$(UNITDIR)/kvmha-watch.service
+	install -d $(DESTDIR)$(TMPFILESDIR)
+	install -m 644 agent/systemd/kvmha.tmpfiles $(DESTDIR)$(TMPFILESDIR)/kvmha.conf
 
 $(TREE): build/kvmha build/man/.made README.md COPYING docs/policy.yaml $(MANUAL)
 	@rm -rf build/tree
@@ -90,13 +97,32 @@ $(TREE): build/kvmha build/man/.made README.md COPYING docs/policy.yaml $(MANUAL
 
 uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
 	rm -f $(addprefix $(DESTDIR)$(AGENTDIR)/,KvmGuest KvmWatch) $(DESTDIR)$(SBINDIR)/kvmha
-	rm -f $(DESTDIR)$(UNITDIR)/kvmha-watch.service $(DESTDIR)$(DEPSDIR)/kvmha.conf
+	rm -f $(DESTDIR)$(UNITDIR)/kvmha-watch.service $(DESTDIR)$(DEPSDIR)/kvmha.conf $(DESTDIR)$(TMPFILESDIR)/kvmha.conf
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,$(MANUAL)) $(DESTDIR)$(COMPLETIONDIR)/kvmha
 	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man7/,$(PAGES)) $(addprefix $(DESTDIR)$(MANDIR)/man8/,$(PAGES))
 	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR); do \
 	  [ ! -d $$directory ] || rmdir --ignore-fail-on-non-empty $$directory; \
 	done
+
+deb: build/kvmha build/man/.made ## Build a Debian package [DISTDIR=build/dist]
+	@rm -rf build/deb
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/deb PREFIX=/usr
+	scripts/deb.sh build/deb $(DISTDIR)
+
+# Below one folder, so that it can be unpacked anywhere; the package is for Debian and Ubuntu, this for all others.
+release: deb ## Build a release: archive, Debian package, SBOM and checksums [DISTDIR=build/dist]
+	@rm -rf build/release
+	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/release/$(RELEASE) PREFIX=/usr
+	@SBOM=$(DISTDIR)/$(RELEASE).cdx.json; \
+	  PATH='$(SYSTEM_PATH)' npm sbom --sbom-format cyclonedx --omit dev >build/release/npm.json || \
+	    { echo 'npm 10 or newer is needed to list what is in the release' >&2; exit 1; }; \
+	  node scripts/sbom.ts <build/release/npm.json >$$SBOM
+	tar --create --directory build/release --sort=name --owner=0 --group=0 --numeric-owner \
+	  --mtime="@$$(dpkg-parsechangelog --file packaging/debian/changelog --show-field Timestamp)" $(RELEASE) | \
+	  gzip -9n >$(DISTDIR)/$(RELEASE).tar.gz
+	cd $(DISTDIR) && sha256sum $(RELEASE).tar.gz $(RELEASE).cdx.json kvmha_$(VERSION)-*.deb >SHA256SUMS
+	@ls -l $(DISTDIR)
 
 lint: $(MODULES) ## Check formatting, style and types
 	biome check --error-on-warnings
