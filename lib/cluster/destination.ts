@@ -135,10 +135,11 @@ function isOf(action: Element, { resourceId, localNode }: RunningCluster): boole
 
 /**
  * The node on which the resource runs after the action, as far as the action tells (rsc-action-item in Pacemaker's
- * lib/pacemaker/pcmk_output.c): `dest`; of an action that leaves it on its node `source`; of a start `node`.
+ * lib/pacemaker/pcmk_output.c): `dest`; of an action that leaves it on its node `source`; of a start, and of a recovery
+ * after a failed migration, when the cluster believes it to be on both nodes, `node`.
  */
 function placeOf(action: Element): string | undefined {
-  const node = text(action, 'action') === 'start' ? text(action, 'node') : undefined;
+  const node = ['start', 'recover'].includes(text(action, 'action') ?? '') ? text(action, 'node') : undefined;
   return text(action, 'dest') ?? text(action, 'source') ?? node;
 }
 

@@ -67,6 +67,14 @@ describe('parseDestination', () => {
     assert.deepEqual(await parseDestination(xml, view), { kind: 'node', node: 'node3' });
   });
 
+  it('is the node of a recovery when the cluster takes the resource for active on both of its nodes', async () => {
+    const view = await recordedView('healthy');
+    const recovery = (node: string) =>
+      `<pacemaker-result><actions><rsc_action action="recover" resource="g1" node="${node}" reason="being multiply active"/></actions></pacemaker-result>`;
+    assert.deepEqual(await parseDestination(recovery('node3'), view), { kind: 'node', node: 'node3' });
+    assert.equal((await parseDestination(recovery('node1'), view)).kind, 'nowhere');
+  });
+
   it('refuses what crm_simulate does not print', async () => {
     const view = await recordedView('healthy');
     await assert.rejects(parseDestination('<cib/>', view), { code: 'malformed' });
