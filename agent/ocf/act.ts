@@ -27,6 +27,8 @@ export interface Answer {
   readonly code: OcfCode;
   /** What the guest is now. */
   readonly state: GuestState;
+  /** Why it was left as it is, where it was: a clause for people. */
+  readonly why?: string;
 }
 
 /** Milliseconds between two looks at a guest that is on its way to another state. */

@@ -48,7 +48,7 @@ export async function carryOut(context: ActionContext, decision: Decision): Prom
     if (hindrance !== undefined) {
       log.exitReason(`${seen}. It is left as it is, because ${hindrance}`);
       const code = classification.state === 'shut-off' ? OCF.NOT_RUNNING : OCF.ERR_GENERIC;
-      return { code, state: classification.state };
+      return { code, state: classification.state, why: hindrance };
     }
     log.exitReason(`${seen}. ${whatToDo(context, decision)}`);
   }
@@ -229,7 +229,7 @@ async function quiesceOr(
     log.exitReason(
       `${guest.name} (${fault}) is held, ${runs ? 'running and not' : 'neither running nor'} quiesced: ${consent.why}`,
     );
-    return { code: OCF.DEGRADED, state: classification.state };
+    return { code: OCF.DEGRADED, state: classification.state, why: consent.why };
   }
   const outcome =
     consent.kind === 'given'

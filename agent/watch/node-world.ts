@@ -116,9 +116,10 @@ export class NodeWorld implements World {
 
   async #failOver(guest: GuestName, record: ResourceRecord): Promise<Recovery> {
     const context = await this.#context(guest, record);
-    const { state } = await quiesceFaulted(context);
+    const { state, why } = await quiesceFaulted(context);
     if (state !== 'quiesced-failover-safe') {
-      return { kind: 'not-proved', why: `it is ${state}, and not proved to be failover-safe` };
+      const words = `it is ${state}, and not proved to be failover-safe`;
+      return { kind: 'not-proved', why: why === undefined ? words : `${words}: ${why}` };
     }
     return this.#tellCluster(context);
   }
