@@ -11,14 +11,10 @@ import { type Domain, domainXml } from '../guest/domain.ts';
 import { createDisk, type DiskOptions, readWitness, type Witness } from '../guest/witness.ts';
 import { Lab, type LabNode, type LabOptions } from '../lab/client.ts';
 import { installedTree } from '../support/agent.ts';
+import { block, changed } from '../support/documentation.ts';
 
 /** How long anything that is waited for may take: much longer than it does, on a loaded machine, too. */
 const PATIENCE = 90_000;
-
-/** The operations of the recommended configuration, with a monitor often enough for a test. */
-const OPERATIONS = `\
-op start timeout=90s interval=0 op stop timeout=90s interval=0 op monitor timeout=30s interval=2s \
-op migrate_to timeout=120s interval=0 op migrate_from timeout=60s interval=0`;
 
 export interface GuestOptions {
   /** What differs from a guest with one raw disk on the directory that all nodes share. */
@@ -28,6 +24,8 @@ export interface GuestOptions {
   readonly parameters?: string;
   /** Meta attributes instead of migration-threshold=1, beside those that every guest has. */
   readonly meta?: string;
+  /** The interval of the monitor, by default often enough for a test. */
+  readonly monitor?: string;
   /** Beside the recommended operations. */
   readonly moreOperations?: string;
   /** The nodes, in order, that it prefers. */
@@ -159,6 +157,12 @@ export class Cluster implements AsyncDisposable {
     );
   }
 
+  /** How many failures of a resource on a node the cluster counts. */
+  async failCount(resource: string, node: string): Promise<number> {
+    const said = await this.sh(`crm_failcount --query --resource=${resource} --node=${node}`);
+    return Number(/ value=(\d+)/.exec(said)?.[1]);
+  }
+
   /** Calls a function of lib/ on a node (see call.ts). */
   async call(node: LabNode, name: string, ...args: unknown[]) {
     const script = join(import.meta.dirname, 'call.ts');
@@ -240,17 +244,28 @@ export class ClusterGuest {
     this.watch();
   }
 
-  /** The primitive of the recommended configuration, in crmsh's words. */
+  /** The configuration that the README recommends, with what differs in a lab, in crmsh's words. */
   configuration(): string {
-    const { parameters = '', meta = 'migration-threshold=1', moreOperations = '' } = this.#options;
+    const {
+      parameters = '',
+      meta = 'migration-threshold=1',
+      monitor = '2s',
+      moreOperations = '',
+    } = this.#options;
     const { name } = this;
+    const [, primitive = '', location = ''] = block('README.md', 'crm configure\n').split('\n');
     const lines = [
-      `primitive ${name} ocf:kvmha:KvmGuest params config=${this.config} migration_transport=tcp \
-migrate_options=--unsafe ${parameters} ${OPERATIONS} ${moreOperations} \
-meta allow-migrate=true multiple-active=stop_unexpected ${meta}`,
-      ...(this.#options.withoutRule
-        ? []
-        : [`location ${name}-where-not-preserved ${name} rule -inf: kvmha-preserved-${name} eq 1`]),
+      changed(primitive, [
+        ['primitive vm1 ', `primitive ${name} `],
+        [
+          'config=/etc/libvirt/qemu/vm1.xml',
+          `config=${this.config} migration_transport=tcp migrate_options=--unsafe ${parameters}`,
+        ],
+        ['interval=10s', `interval=${monitor}`],
+        [' meta ', ` ${moreOperations} meta `],
+        ['migration-threshold=1', meta],
+      ]),
+      ...(this.#options.withoutRule ? [] : [changed(location, [[/\bvm1\b/g, name]])]),
       ...(this.#options.prefers ?? []).map(
         (node, index) => `location ${name}-prefers-${index} ${name} ${100 - index}: ${node}`,
       ),

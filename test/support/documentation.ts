@@ -19,3 +19,12 @@ export function block(file: string, beginning: string): string {
   assert.equal(found.length, 1, `${file} has ${found.length} blocks that begin with "${beginning}"`);
   return found[0] as string;
 }
+
+/** `text` with each of the changes made, which all must have something to change. */
+export function changed(text: string, changes: readonly (readonly [from: string | RegExp, to: string])[]) {
+  return changes.reduce((before, [from, to]) => {
+    const after = before.replaceAll(from, to);
+    assert.ok(after !== before || from === to, `there is no ${from} in "${before}"`);
+    return after;
+  }, text);
+}
