@@ -8,17 +8,19 @@ const PAUSE_MS = 5;
 /**
  * Writes `text` to standard output before it returns. `process.stdout` would keep what exceeds a pipe's
  * buffer for later, to be lost on `process.exit`, and costs a millisecond to set up.
+ *
+ * @returns false when nobody reads it any more
  */
-export function print(text: string): void {
-  writeFully(1, text);
+export function print(text: string): boolean {
+  return writeFully(1, text);
 }
 
-/** Writes `text` to standard error before it returns. */
-export function printError(text: string): void {
-  writeFully(2, text);
+/** Writes `text` to standard error before it returns; false as with `print`. */
+export function printError(text: string): boolean {
+  return writeFully(2, text);
 }
 
-function writeFully(fd: number, text: string): void {
+function writeFully(fd: number, text: string): boolean {
   const giveUp = performance.now() + PATIENCE_MS;
   let rest = Buffer.from(text);
   while (rest.length > 0) {
@@ -27,9 +29,10 @@ function writeFully(fd: number, text: string): void {
     } catch (error) {
       // Whoever started us may share a non-blocking pipe with us: wait for its reader.
       if (errnoOf(error) !== 'EAGAIN' || performance.now() > giveUp) {
-        return; // No reader (EPIPE) or no place (ENOSPC): there is nobody left to tell.
+        return false; // No reader (EPIPE) or no place (ENOSPC): there is nobody left to tell.
       }
       Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, PAUSE_MS);
     }
   }
+  return true;
 }

@@ -14,6 +14,8 @@ packages=(
   corosync pacemaker pacemaker-cli-utils resource-agents crmsh pcs
   # test lab: nodes in namespaces, failing storage, boot sectors, metadata checks
   iproute2 util-linux python3-minimal nbdkit gcc libc6-dev binutils libxml2-utils
+  # a terminal for the tests of what is shown on one
+  tmux
   # manual pages, package
   man-db mandoc dpkg-dev lintian
 )

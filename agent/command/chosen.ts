@@ -33,14 +33,18 @@ export async function chooseGuest(
   const known = await knownGuests(connect, deadline);
   const guest = findGuest(known, word);
   if (guest === undefined) {
-    const silent =
-      known.libvirtSilent === undefined ? '' : `, but libvirt does not answer (${known.libvirtSilent})`;
-    throw new KvmhaError(
-      'no-domain',
-      `nothing is known of a guest "${word}" on this node${silent}. "kvmha status" lists those that are known`,
-    );
+    throw nothingKnown(word, known);
   }
   return { guest, known };
+}
+
+/** What to say where a guest is meant that is not known. */
+export function nothingKnown(word: string, { libvirtSilent }: KnownGuests): KvmhaError {
+  const silent = libvirtSilent === undefined ? '' : `, but libvirt does not answer (${libvirtSilent})`;
+  return new KvmhaError(
+    'no-domain',
+    `nothing is known of a guest "${word}" on this node${silent}. "kvmha status" lists those that are known`,
+  );
 }
 
 /** Looks at a guest and does `work`, for what changes nothing. */

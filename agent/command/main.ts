@@ -14,6 +14,9 @@ export interface CommonOptions {
   readonly timeout: number;
 }
 
+/** Seconds between two looks of `status --watch`. */
+const DEFAULT_INTERVAL = 5;
+
 const EXIT_CODES = `
 Exit codes: 0 done, or all is well; 1 not done, or something needs attention; 2 wrong usage.`;
 
@@ -41,19 +44,28 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
 
   command(
     'status',
-    'Show the guests of this node',
-    'Lists every guest that kvmha has records of or QEMU runs for, and every domain that libvirt knows: its ' +
-      'state, since when, the fault, and the memory that its QEMU occupies. Works without libvirt and cluster.',
+    'Show the guests and nodes of the cluster',
+    'Lists every guest of the cluster, with its node, and every copy that is preserved on some node, then the ' +
+      'nodes with their watcher and health. This node is looked at: every guest that kvmha has records of or QEMU ' +
+      'runs for, and every domain that libvirt knows. Of the others is told what Pacemaker knows; a question mark ' +
+      'stands for what only they know. Works without libvirt, and without a cluster, then for this node alone.',
     30,
   )
     .argument('[guest]', 'only this one')
     .option('--json', 'as JSON')
+    .option(
+      '-w, --watch [seconds]',
+      'look again and again, until Ctrl-C, with so many seconds in between [default: 5]',
+      readInterval,
+    )
     .addHelpText(
       'after',
-      `\nExit codes: 0 all is well; 1 something needs attention, or nothing is known of GUEST; 2 wrong usage.`,
+      `\nExit codes: 0 all is well; 1 something needs attention, or nothing is known of GUEST; 2 wrong usage.\n` +
+        'With --watch it is that of the last look.',
     )
-    .action(async (guest: string | undefined, options) => {
-      code = await (await import('./status.ts')).status(guest, options);
+    .action(async (guest: string | undefined, { watch, ...options }) => {
+      const interval = watch === true ? DEFAULT_INTERVAL : watch;
+      code = await (await import('./status.ts')).status(guest, { ...options, watch: interval });
     });
 
   command(
@@ -197,6 +209,16 @@ function readSeconds(text: string): number {
   const seconds = Number(text);
   if (!(seconds > 0 && seconds <= 1_000_000)) {
     throw new InvalidArgumentError('It is a number of seconds.');
+  }
+  return seconds;
+}
+
+function readInterval(text: string): number {
+  const seconds = Number(text);
+  if (!(seconds >= 1 && seconds <= 86_400)) {
+    throw new InvalidArgumentError(
+      'It is a number of seconds, at least 1; a guest stands before this option.',
+    );
   }
   return seconds;
 }

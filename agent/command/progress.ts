@@ -53,7 +53,7 @@ export class Progress {
   #told = -1;
   #drawn = false;
 
-  constructor(terminal: boolean, write = printError, now = () => performance.now()) {
+  constructor(terminal: boolean, write: (text: string) => void = printError, now = () => performance.now()) {
     this.#terminal = terminal;
     this.#write = write;
     this.#now = now;

@@ -1,12 +1,16 @@
 import type { Deadline } from '../../lib/deadline.ts';
 import { isKvmhaError } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
+import { allocatedBytes, folderBytes } from '../../lib/linux/disk-usage.ts';
 import { memoryOf, startedAt } from '../../lib/linux/process.ts';
 import { isComplete, missingItems, type Proof, type ProofItem } from '../../lib/quiesce/proof.ts';
 import { type JobState, jobState, readJob } from '../../lib/record/postmortem-job.ts';
 import { type QuiesceRecord, readRecord } from '../../lib/record/record.ts';
 import { type Classification, classify, type GuestState } from '../../lib/state/classify.ts';
 import { withLook } from './chosen.ts';
+
+/** Milliseconds in which the storage tells how much it keeps. */
+const DISK_PATIENCE = 2000;
 
 /** One guest as `kvmha status` shows it, and as its JSON. */
 export interface GuestReport {
@@ -29,13 +33,18 @@ export interface GuestReport {
     readonly directory: string;
     readonly why: string | null;
   } | null;
+  /**
+   * Bytes that a preserved guest keeps on the storage: its images, which another node may use by now, and its
+   * post-mortem. Null where there is none of them, and where the storage did not tell in time.
+   */
+  readonly disk: { readonly images: number | null; readonly postmortem: number | null } | null;
   /** What an operator should know or do; null when there is nothing. */
   readonly attention: string | null;
 }
 
 /** Looks at a guest. */
 export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport> {
-  return withLook(guest, deadline, (seen) => {
+  return withLook(guest, deadline, async (seen) => {
     const classification = classify(seen.observation);
     const { qemu } = seen;
     const record = seen.record ?? leftRecord(seen.uuid);
@@ -62,9 +71,25 @@ export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport>
         job === undefined
           ? null
           : { state: jobState(job), directory: job.directory, why: job.end?.failure ?? null },
+      disk: record === undefined ? null : await diskOf(record, job?.directory || undefined, deadline),
       attention: attentionTo(facts) ?? null,
     };
   });
+}
+
+/** Storage that has failed, which is where guests are preserved, may not answer at all. */
+async function diskOf(
+  { media }: QuiesceRecord,
+  directory: string | undefined,
+  deadline: Deadline,
+): Promise<GuestReport['disk']> {
+  const paths = media.flatMap(({ images }) => images.map(({ path }) => path));
+  const patience = deadline.within(DISK_PATIENCE);
+  const [images, postmortem] = await Promise.all([
+    allocatedBytes([...new Set(paths)], patience),
+    directory === undefined ? undefined : folderBytes(directory, patience),
+  ]);
+  return { images: images ?? null, postmortem: postmortem ?? null };
 }
 
 /** The record of a qemu that is gone: the guest was preserved, and something ended it. */

@@ -1,115 +1,124 @@
 import { hostname } from 'node:os';
-import { findGuest, type KnownGuests, knownGuests } from '../../lib/guest/known-guests.ts';
+import { surveyCluster } from '../../lib/cluster/survey.ts';
+import type { Deadline } from '../../lib/deadline.ts';
+import { isKvmhaError, messageOf } from '../../lib/error.ts';
+import { findGuest, knownGuests } from '../../lib/guest/known-guests.ts';
+import { askStatus } from '../../lib/watch/status.ts';
 import { print, printError } from '../output.ts';
-import { chooseGuest, deadlineOf, demandRoot } from './chosen.ts';
-import { plain } from './console.ts';
+import { deadlineOf, demandRoot, nothingKnown } from './chosen.ts';
+import { type ClusterReport, clusterReport, type LocalWatcher } from './cluster-status.ts';
+import { paintForOutput } from './colour.ts';
 import { EXIT, type ExitCode } from './exit.ts';
+import { live } from './live.ts';
 import type { CommonOptions } from './main.ts';
 import { type GuestReport, reportOn } from './report.ts';
-import { moment, size, table } from './table.ts';
+import { isWell, renderProblems, renderStatus, type StatusReport } from './status-text.ts';
+
+export interface StatusOptions extends CommonOptions {
+  readonly json?: true;
+  /** Seconds between two looks; undefined for a single one. */
+  readonly watch?: number;
+}
 
 /** How many guests are looked at at a time: each look starts a few programs. */
 const AT_A_TIME = 8;
 
-/** What `kvmha status --json` prints. */
-export interface StatusReport {
-  readonly node: string;
-  readonly time: string;
-  /** Why libvirt could not be asked; null if it answered. */
-  readonly libvirtSilent: string | null;
-  readonly problems: readonly string[];
-  readonly guests: readonly GuestReport[];
-}
+/** Milliseconds in which the cluster must answer, and in which a watcher does. */
+const CLUSTER_PATIENCE = 10_000;
+const WATCHER_PATIENCE = 3000;
 
-export async function status(
-  word: string | undefined,
-  options: CommonOptions & { readonly json?: true },
-): Promise<ExitCode> {
+export async function status(word: string | undefined, options: StatusOptions): Promise<ExitCode> {
   demandRoot();
-  const deadline = deadlineOf(options);
-  const known: KnownGuests =
-    word === undefined
-      ? await knownGuests(options.connect, deadline)
-      : (await chooseGuest(word, options, deadline)).known;
-  const chosen =
-    word === undefined ? known.guests : [findGuest(known, word)].filter((guest) => guest !== undefined);
-  const guests: GuestReport[] = [];
-  for (let index = 0; index < chosen.length; index += AT_A_TIME) {
-    const next = chosen.slice(index, index + AT_A_TIME);
-    guests.push(...(await Promise.all(next.map((guest) => reportOn(guest, deadline)))));
+  if (options.watch !== undefined) {
+    return watchStatus(word, options, options.watch);
   }
-  const report: StatusReport = {
-    node: hostname(),
-    time: new Date().toISOString(),
-    libvirtSilent: known.libvirtSilent ?? null,
-    problems: known.problems,
-    guests,
-  };
+  const report = await observe(word, options);
   if (options.json) {
     print(`${JSON.stringify(report, null, 2)}\n`);
   } else {
-    print(renderStatus(report));
+    print(renderStatus(report, paintForOutput()));
     printError(renderProblems(report));
   }
   return isWell(report) ? EXIT.DONE : EXIT.FAILED;
 }
 
-export function isWell({ libvirtSilent, problems, guests }: StatusReport): boolean {
-  return (
-    libvirtSilent === null && problems.length === 0 && guests.every(({ attention }) => attention === null)
+/** Looks again and again, until it is told to end. A look that fails is shown as such, and another one follows. */
+async function watchStatus(
+  word: string | undefined,
+  options: StatusOptions,
+  seconds: number,
+): Promise<ExitCode> {
+  const paint = paintForOutput();
+  let code: ExitCode = EXIT.DONE;
+  const look = async () => {
+    try {
+      const report = await observe(word, options);
+      code = isWell(report) ? EXIT.DONE : EXIT.FAILED;
+      return options.json
+        ? `${JSON.stringify(report)}\n`
+        : `${renderStatus(report, paint)}${renderProblems(report)}`;
+    } catch (error) {
+      if (!isKvmhaError(error)) {
+        throw error;
+      }
+      code = EXIT.FAILED;
+      const failure = messageOf(error);
+      return options.json ? `${JSON.stringify({ failure })}\n` : `kvmha: ${failure}\n`;
+    }
+  };
+  await live(look, { title: `kvmha status on ${hostname()}`, seconds, bare: options.json === true });
+  return code;
+}
+
+/** @throws KvmhaError `no-domain` when neither this node nor its cluster knows anything of `word` */
+async function observe(word: string | undefined, options: StatusOptions): Promise<StatusReport> {
+  const deadline = deadlineOf(options);
+  const [known, survey, watcher] = await Promise.all([
+    knownGuests(options.connect, deadline),
+    surveyCluster(deadline.within(CLUSTER_PATIENCE)),
+    watcherHere(deadline.within(WATCHER_PATIENCE)),
+  ]);
+  const found = word === undefined ? undefined : findGuest(known, word);
+  const chosen = word === undefined ? known.guests : found === undefined ? [] : [found];
+  const guests: GuestReport[] = [];
+  for (let index = 0; index < chosen.length; index += AT_A_TIME) {
+    const next = chosen.slice(index, index + AT_A_TIME);
+    guests.push(...(await Promise.all(next.map((guest) => reportOn(guest, deadline)))));
+  }
+  const whole = survey.kind === 'cluster' ? clusterReport(survey, guests, watcher) : null;
+  const cluster = whole === null || word === undefined ? whole : only(whole, word);
+  if (word !== undefined && found === undefined && !cluster?.guests.length) {
+    throw nothingKnown(word, known);
+  }
+  return {
+    node: hostname(),
+    time: new Date().toISOString(),
+    libvirtSilent: known.libvirtSilent ?? null,
+    clusterSilent: survey.kind === 'silent' ? survey.why : null,
+    problems: known.problems,
+    guests,
+    cluster,
+  };
+}
+
+/** What concerns one guest. One that was looked at has been found by `word`, whatever that is. */
+function only(cluster: ClusterReport, word: string): ClusterReport {
+  const guests = cluster.guests.filter(({ guest, resource }) => guest !== null || resource === word);
+  const nodes = cluster.nodes.filter(({ name }) =>
+    guests.some(({ places }) => places.some(({ node }) => node === name)),
   );
+  return { ...cluster, guests, nodes };
 }
 
-/** The guests in a table, and beneath it what needs attention. */
-export function renderStatus({ guests, node }: StatusReport): string {
-  if (guests.length === 0) {
-    return `no guest is known on ${node}\n`;
+async function watcherHere(deadline: Deadline): Promise<LocalWatcher> {
+  try {
+    const { since, guests } = await askStatus(deadline);
+    const silent = guests.filter((guest) => guest.silent !== undefined).length;
+    return { state: 'running', since, followed: guests.length, silent };
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    return { state: error.code === 'unreachable' ? 'stopped' : 'silent', why: messageOf(error) };
   }
-  const heading = ['GUEST', 'STATE', 'SINCE', 'FAULT', 'QEMU', 'MEMORY', 'PROOF', 'RESOURCE'];
-  const rows = guests.map((guest) => [
-    guest.name,
-    guest.state,
-    guest.since === null ? '' : moment(guest.since),
-    guest.fault ?? '',
-    guest.qemu === null ? '' : String(guest.qemu.pid),
-    guest.qemu === null ? '' : size(guest.qemu.memory),
-    guest.proof === null ? '' : guest.proof.complete ? 'complete' : `lacks ${guest.proof.missing.length}`,
-    guest.resource ?? '',
-  ]);
-  const notes = guests.flatMap((guest) => [
-    ...(guest.attention === null ? [] : [`${guest.name}: ${guest.attention}.`]),
-    ...postmortemNote(guest),
-  ]);
-  return `${table([heading, ...rows])}${notes.map((note) => `\n${plain(note)}\n`).join('')}`;
-}
-
-function postmortemNote({ name, postmortem }: GuestReport): string[] {
-  switch (postmortem?.state) {
-    case undefined:
-      return [];
-    case 'promised':
-      return [
-        `${name}: a post-mortem was promised, and is not begun: "kvmha postmortem ${name}" collects it.`,
-      ];
-    case 'running':
-      return [`${name}: a post-mortem is being collected in ${postmortem.directory}.`];
-    case 'done':
-      return [`${name}: a post-mortem is in ${postmortem.directory}.`];
-    case 'failed':
-      return [`${name}: its post-mortem in ${postmortem.directory} is not complete: ${postmortem.why}.`];
-    case 'lost':
-      return [`${name}: its post-mortem in ${postmortem.directory} was interrupted.`];
-  }
-}
-
-/** What kept the list from being complete, for standard error. */
-export function renderProblems({ libvirtSilent, problems }: StatusReport): string {
-  return [
-    ...(libvirtSilent === null
-      ? []
-      : [`libvirt does not answer, so this is what processes and records tell: ${libvirtSilent}`]),
-    ...problems,
-  ]
-    .map((line) => `kvmha: ${plain(line)}\n`)
-    .join('');
 }

@@ -1,21 +1,27 @@
 import { plain } from './console.ts';
 
-/** Rows of text in columns; the first row is the heading. A column in which no row says anything is left out. */
-export function table(rows: readonly (readonly string[])[]): string {
+/**
+ * Rows of text in columns; the first row is the heading. A column in which no row says anything is left out.
+ *
+ * @param paint gives a cell below a heading its colour
+ */
+export function table(
+  rows: readonly (readonly string[])[],
+  paint: (cell: string, heading: string) => string = (cell) => cell,
+): string {
   const [heading = [], ...body] = rows.map((row) => row.map(plain));
   const kept = heading.map((_, column) => body.some((row) => (row[column] ?? '') !== ''));
   const lines = [heading, ...body].map((row) => row.filter((_, column) => kept[column]));
-  const widths = (lines[0] ?? []).map((_, column) =>
-    Math.max(...lines.map((row) => (row[column] ?? '').length)),
-  );
+  const headings = lines[0] ?? [];
+  const widths = headings.map((_, column) => Math.max(...lines.map((row) => (row[column] ?? '').length)));
   return lines
-    .map(
-      (row) =>
-        `${row
-          .map((cell, column) => cell.padEnd(widths[column] ?? 0))
-          .join('  ')
-          .trimEnd()}\n`,
-    )
+    .map((row, index) => {
+      const cells = row.map((cell, column) => {
+        const padding = ' '.repeat((widths[column] ?? 0) - cell.length);
+        return `${index === 0 ? cell : paint(cell, headings[column] ?? '')}${padding}`;
+      });
+      return `${cells.join('  ').trimEnd()}\n`;
+    })
     .join('');
 }
 

@@ -107,7 +107,8 @@ export function crmMonArguments(resource: string): readonly string[] {
   return ['--one-shot', '--output-as=xml', '--inactive', `--include=${SECTIONS}`, `--resource=${resource}`];
 }
 
-async function nameOfThisNode(deadline: Deadline) {
+/** This node's name in the cluster. */
+export async function nameOfThisNode(deadline: Deadline) {
   const answer = await ask('crm_node', ['--name'], deadline);
   if (answer.kind !== 'answer') {
     return answer;
@@ -134,7 +135,24 @@ export async function parseClusterView(
   }
 }
 
+/** What the cluster says of itself, without any resource. */
+export type ClusterState = Omit<RunningCluster, 'resourceId' | 'resource'>;
+
 function describe(root: Element, resourceId: string, localNode: string): RunningCluster {
+  return {
+    ...describeCluster(root, localNode),
+    resourceId,
+    resource: describeResource(root, resourceId, localNode),
+  };
+}
+
+/**
+ * What crm_mon says of the cluster itself.
+ *
+ * @param root of its answer, with the sections dc, options, nodes and attributes
+ * @throws KvmhaError `malformed`
+ */
+export function describeCluster(root: Element, localNode: string): ClusterState {
   const [controller] = select(root, 'summary/current_dc');
   const [options] = select(root, 'summary/cluster_options');
   const nodes = select(root, 'nodes/node').map(describeNode);
@@ -152,8 +170,6 @@ function describe(root: Element, resourceId: string, localNode: string): Running
     maintenanceMode: isTrue(options, 'maintenance-mode'),
     stopAllResources: isTrue(options, 'stop-all-resources'),
     nodes,
-    resourceId,
-    resource: describeResource(select(root, 'resources')[0], resourceId, localNode),
     attributes: new Map(
       select(root, 'node_attributes/node').map((node) => [
         text(node, 'name') ?? '',
@@ -179,14 +195,28 @@ function describeNode(node: Element): ClusterNode {
   };
 }
 
-function describeResource(
-  resources: Element | undefined,
-  id: string,
+/** What crm_mon says of the resource of that id; undefined if there is none. */
+function describeResource(root: Element, id: string, localNode: string): ClusterResource | undefined {
+  const all = primitivesOf(root);
+  const exact = all.filter(({ element }) => text(element, 'id') === id);
+  // crm_mon gives those of an anonymous clone's instances without their number.
+  const found =
+    exact.length > 0 ? exact : all.filter(({ element }) => text(element, 'id') === configuredId(id));
+  return describePrimitive(found, localNode);
+}
+
+/**
+ * What crm_mon says of one resource.
+ *
+ * @param found all its instances, of which the one that is here is meant
+ * @returns undefined if there is none
+ */
+export function describePrimitive(
+  found: readonly Primitive[],
   localNode: string,
 ): ClusterResource | undefined {
-  const found = resources === undefined ? [] : findResources(resources, id);
-  const activeOn = ({ element }: Found) => select(element, 'node').map((node) => text(node, 'name') ?? '');
-  // Of a clone's instances the one that is here is meant.
+  const activeOn = ({ element }: Primitive) =>
+    select(element, 'node').map((node) => text(node, 'name') ?? '');
   const mine = found.find((each) => activeOn(each).includes(localNode)) ?? found[0];
   if (mine === undefined) {
     return undefined;
@@ -205,19 +235,18 @@ function describeResource(
   };
 }
 
-interface Found {
+/** A resource that is no collection of others, as an element of crm_mon's answer. */
+export interface Primitive {
   readonly element: Element;
   readonly collective: ClusterResource['collective'];
 }
 
-/** The primitives of that id; crm_mon gives those of an anonymous clone's instances without their number. */
-function findResources(resources: Element, id: string): Found[] {
-  const all = primitives(resources, undefined);
-  const exact = all.filter(({ element }) => text(element, 'id') === id);
-  return exact.length > 0 ? exact : all.filter(({ element }) => text(element, 'id') === configuredId(id));
+/** All that crm_mon tells of; each instance of a clone is one. */
+export function primitivesOf(root: Element): Primitive[] {
+  return select(root, 'resources').flatMap((resources) => primitives(resources, undefined));
 }
 
-function primitives(parent: Element, outermost: Found['collective']): Found[] {
+function primitives(parent: Element, outermost: Primitive['collective']): Primitive[] {
   return elements(parent).flatMap((element) => {
     switch (element.tagName) {
       case 'resource':

@@ -18,6 +18,15 @@ export async function parseResult(text: string): Promise<Element> {
  * @throws KvmhaError `malformed` when it is not XML with that root element
  */
 export async function parseAnswer(text: string, name: string): Promise<Element> {
+  const root = await parseXml(text);
+  if (root.tagName !== name) {
+    throw new KvmhaError('malformed', `Pacemaker's answer is <${root.tagName}>, not <${name}>`);
+  }
+  return root;
+}
+
+/** Reads XML that one of Pacemaker's programs printed. @throws KvmhaError `malformed` */
+export async function parseXml(text: string): Promise<Element> {
   // Loaded on first use: the cluster is asked only when something has happened to a guest.
   const { DOMParser } = await import('@xmldom/xmldom');
   const parser = new DOMParser({
@@ -31,8 +40,8 @@ export async function parseAnswer(text: string, name: string): Promise<Element> 
   } catch (cause) {
     throw new KvmhaError('malformed', `Pacemaker's answer is not XML: ${messageOf(cause)}`, { cause });
   }
-  if (root?.tagName !== name) {
-    throw new KvmhaError('malformed', `Pacemaker's answer is <${root?.tagName}>, not <${name}>`);
+  if (root === null) {
+    throw new KvmhaError('malformed', "Pacemaker's answer is not XML: it has no element");
   }
   return root;
 }

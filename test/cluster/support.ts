@@ -16,6 +16,13 @@ import { block, changed } from '../support/documentation.ts';
 /** How long anything that is waited for may take: much longer than it does, on a loaded machine, too. */
 const PATIENCE = 90_000;
 
+/** The watcher on every node, as the documentation recommends it. */
+export const WATCHERS = `\
+primitive kvm-watch ocf:kvmha:KvmWatch \
+op start timeout=20s interval=0 op stop timeout=40s interval=0 op monitor timeout=20s interval=5s
+clone kvm-watch-clone kvm-watch
+`;
+
 export interface GuestOptions {
   /** What differs from a guest with one raw disk on the directory that all nodes share. */
   readonly domain?: Partial<Domain>;

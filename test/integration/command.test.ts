@@ -673,7 +673,7 @@ location vm-web-where-not-preserved vm-web rule -inf: kvmha-preserved-vm-web eq 
     const after = await there.ticks();
     assert.equal(after.boots, before.boots + 1);
     assert.equal(guest.pids().length, 1, 'the first one is preserved');
-    exits(await kvmha(node, 'status'), 1, /^web +quiesced-failover-safe .*vm-web$/m);
+    exits(await kvmha(node, 'status'), 1, /^web +node1 +quiesced-failover-safe .*vm-web$/m);
     await here.lab.waitForCluster();
 
     exits(

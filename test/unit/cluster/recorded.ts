@@ -6,6 +6,7 @@ import {
   parseClusterView,
   type RunningCluster,
 } from '../../../lib/cluster/cluster-view.ts';
+import { parseSurvey, type SurveyedCluster } from '../../../lib/cluster/survey.ts';
 
 /** What a program of Pacemaker printed in a real cluster (see test/cluster/record.ts). */
 export function recorded(name: string): string {
@@ -21,4 +22,11 @@ export async function recordedView(name: string, resource = 'g1', node = 'node1'
   const view = await recordedAnswer(name, resource, node);
   assert.equal(view.kind, 'cluster');
   return view as RunningCluster;
+}
+
+/** The survey that was recorded under a name (see test/cluster/record-survey.ts), as node1 sees it. */
+export async function recordedSurvey(name: string, node = 'node1'): Promise<SurveyedCluster> {
+  const survey = await parseSurvey(recorded(name), recorded(`${name}.cib`), node);
+  assert.equal(survey.kind, 'cluster');
+  return survey as SurveyedCluster;
 }

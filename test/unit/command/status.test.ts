@@ -1,7 +1,12 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
 import { attentionTo, type Facts, type GuestReport } from '../../../agent/command/report.ts';
-import { isWell, renderProblems, renderStatus, type StatusReport } from '../../../agent/command/status.ts';
+import {
+  isWell,
+  renderProblems,
+  renderStatus,
+  type StatusReport,
+} from '../../../agent/command/status-text.ts';
 import { table } from '../../../agent/command/table.ts';
 import { GUEST_STATES } from '../../../lib/state/classify.ts';
 
@@ -16,6 +21,7 @@ const running: GuestReport = {
   qemu: { pid: 318, memory: 3 * 1024 ** 3 },
   proof: null,
   postmortem: null,
+  disk: null,
   attention: null,
 };
 const preserved: GuestReport = {
@@ -29,7 +35,15 @@ const preserved: GuestReport = {
 };
 
 function report(...guests: GuestReport[]): StatusReport {
-  return { node: 'node1', time: '2026-11-25T02:02:00.000Z', libvirtSilent: null, problems: [], guests };
+  return {
+    node: 'node1',
+    time: '2026-11-25T02:02:00.000Z',
+    libvirtSilent: null,
+    clusterSilent: null,
+    problems: [],
+    guests,
+    cluster: null,
+  };
 }
 
 describe('the list of guests', () => {
