@@ -38,42 +38,68 @@ describe('a node that is left by a quiesced guest', () => {
     assert.equal((await sent.judge()).length, 2);
   });
 
-  it('ends a stray copy there, and never the healthy guest elsewhere', async () => {
-    watched.fault(node1).set('W', watched.disk);
-    await watched.runsOn('node2', 'node3');
-    watched.fault(node1).clear();
-    const [boot, places] = [await watched.boot(), await watched.places()];
-    // On an image of its own, so that the witness goes on telling of the healthy guest alone.
-    const xml = `sed 's,${watched.disk},/tmp/stray.img,; s,/var/log/witness/watched,/tmp/stray.log,' ${watched.config}`;
-    await cluster.sh(
-      `virsh destroy watched; cp ${watched.disk} /tmp/stray.img; ${xml} >/tmp/stray.xml`,
-      node1,
-    );
-    await node1.check(['virsh', 'create', '/tmp/stray.xml']);
-    assert.equal((await watched.pids(node1)).length, 1);
-    await cluster.until(
-      'the stray copy has ended',
-      async () => (await watched.pids(node1)).length === 0 || undefined,
-    );
-    await cluster.settled();
-    assert.deepEqual(await watched.places(), places);
-    assert.deepEqual(await watched.boot(), boot);
-    assert.equal((await watched.judge()).length, 2);
-    assert.deepEqual(cluster.fenced(), []);
-  });
+  /**
+   * Ends the preserved qemu of a guest past the agent, and starts the guest there. On an image of its own, so that the
+   * witness goes on telling of the healthy guest alone.
+   */
+  async function comesAlive({ name, disk, config }: ClusterGuest): Promise<void> {
+    const xml = `sed 's,${disk},/tmp/${name}.img,; s,/var/log/witness/${name},/tmp/${name}.log,' ${config}`;
+    await cluster.sh(`virsh destroy ${name}; cp ${disk} /tmp/${name}.img; ${xml} >/tmp/${name}.xml`, node1);
+    await node1.check(['virsh', 'create', `/tmp/${name}.xml`]);
+  }
 
-  it('does not start the guest by itself when it boots', async () => {
+  for (const [how, choose, notice] of [
+    ['by a monitor for role Stopped', () => watched, 'true'],
+    ['by a refresh', () => sent, 'crm_resource --refresh --resource sent'],
+  ] as const) {
+    it(`ends a copy that came alive there and is noticed ${how}, and never the healthy one`, async () => {
+      const guest = choose();
+      if ((await guest.places()).includes('node1')) {
+        guest.fault(node1).set('W', guest.disk);
+        await guest.runsOn('node2', 'node3');
+        guest.fault(node1).clear();
+      }
+      const [boot, places] = [await guest.boot(), await guest.places()];
+      await comesAlive(guest);
+      assert.equal((await guest.pids(node1)).length, 1);
+      await cluster.sh(notice);
+      await cluster.until(
+        'the stray copy has ended',
+        async () => (await guest.pids(node1)).length === 0 || undefined,
+      );
+      await cluster.settled();
+      assert.deepEqual(await guest.places(), places);
+      assert.deepEqual(await guest.boot(), boot);
+      assert.equal((await guest.judge()).length, 2);
+      assert.deepEqual(cluster.fenced(), []);
+    });
+  }
+
+  it('does not start the guest by itself when it boots, with autostart and libvirt-guests', async () => {
+    const LIBVIRT_GUESTS = '/usr/lib/libvirt/libvirt-guests.sh';
     await node1.check(['virsh', 'define', autostarted.config]);
     await node1.check(['virsh', 'autostart', 'autostarted']);
     autostarted.fault(node1).set('W', autostarted.disk);
     await autostarted.runsOn('node2', 'node3');
+    assert.equal((await autostarted.look(node1)).state, 'quiesced-failover-safe');
     const boot = await autostarted.boot();
-    await node1.powerOff();
-    await cluster.until('it is fenced', () => cluster.fenced().length > 0 || undefined);
+    // What it saves it would restore at boot.
+    node1.write('/etc/default/libvirt-guests', 'ON_SHUTDOWN=suspend\n');
+    await cluster.sh('systemctl stop corosync', node1);
+    const saving = await node1.exec([LIBVIRT_GUESTS, 'stop']);
+    assert.match(saving.stdout, /Suspending autostarted/);
+    assert.equal(saving.exitCode, 1, saving.stdout);
+    assert.equal((await autostarted.pids(node1)).length, 1, 'and its qemu outlives the attempt');
+    await node1.reboot();
+    await node1.check([LIBVIRT_GUESTS, 'start']);
     await cluster.lab.waitForCluster();
     await cluster.settled();
-    assert.match(await node1.check(['virsh', 'dominfo', 'autostarted']), /^Autostart: +disable/m);
+    const information = await node1.check(['virsh', 'dominfo', 'autostarted']);
+    assert.match(information, /^State: +shut off$/m);
+    assert.match(information, /^Autostart: +disable\nManaged save: +no$/m);
+    assert.deepEqual(await autostarted.pids(node1), []);
     assert.deepEqual(await autostarted.boot(), boot);
     assert.equal((await autostarted.judge()).length, 2);
+    assert.deepEqual(cluster.fenced(), []);
   });
 });
