@@ -80,17 +80,19 @@ describe('a guest that the cluster moves', () => {
     let visitor: ClusterGuest;
     let mortal: ClusterGuest;
     let stayer: ClusterGuest;
+    let stricken: ClusterGuest;
 
     before(async () => {
       // They dirty their memory faster than their migration may go.
       const settings = { dirty: true };
       const parameters = 'migration_speed=1 migration_downtime=1';
       const restless = (node: string) => ({ settings, parameters, prefers: [node] });
-      [mover, visitor, mortal, stayer] = await cluster.startGuests([
+      [mover, visitor, mortal, stayer, stricken] = await cluster.startGuests([
         ['mover', restless('node1')],
         ['visitor', restless('node3')],
         ['mortal', restless('node1')],
         ['stayer', restless('node1')],
+        ['stricken', restless('node1')],
       ]);
     });
 
@@ -105,10 +107,15 @@ describe('a guest that the cluster moves', () => {
             return /^Memory remaining/m.test(stdout) || undefined;
           });
           // On a busy machine the guest may be too slow to keep its migration from ending.
-          const slower = { execute: 'migrate-set-parameters', arguments: { 'max-bandwidth': 1000 } };
-          await from.check(['virsh', 'qemu-monitor-command', name, JSON.stringify(slower)]);
+          await setSpeed(name, from, 1000);
         }),
       );
+    }
+
+    /** @param speed of a migration that is under way, in bytes per second */
+    async function setSpeed(name: string, node: LabNode, speed: number): Promise<void> {
+      const command = { execute: 'migrate-set-parameters', arguments: { 'max-bandwidth': speed } };
+      await node.check(['virsh', 'qemu-monitor-command', name, JSON.stringify(command)]);
     }
 
     /** Waits until the guest has booted for a second time, and runs once. */
@@ -121,6 +128,23 @@ describe('a guest that the cluster moves', () => {
       const on = cluster.lab.nodes.filter((node) => node.isOn);
       assert.equal((await Promise.all(on.map((node) => restless.pids(node)))).flat().length, 1);
     }
+
+    it('without a boot after its storage failed on the way: the failed request is repeated on the target', async () => {
+      const [node1, node3] = [cluster.node(1), cluster.node(3)];
+      const boot = await stricken.boot();
+      await migrate([stricken, node1, node3]);
+      stricken.fault(node1).set('W', stricken.disk);
+      await cluster.until('it stands still', async () =>
+        (await stricken.state(node1)) === 'paused (I/O error)' ? true : undefined,
+      );
+      await setSpeed('stricken', node1, 1_000_000_000);
+      await stricken.runsOn(node3);
+      assert.deepEqual(await stricken.boot(), boot);
+      assert.equal((await stricken.judge()).length, 1);
+      assert.deepEqual(await stricken.pids(node1), []);
+      await cluster.sh('crm resource stop stricken');
+      await cluster.settled();
+    });
 
     it('after a cut of the network between its nodes', async () => {
       const [node1, node3] = [cluster.node(1), cluster.node(3)];
