@@ -23,8 +23,8 @@ export function block(file: string, beginning: string): string {
 /** `text` with each of the changes made, which all must have something to change. */
 export function changed(text: string, changes: readonly (readonly [from: string | RegExp, to: string])[]) {
   return changes.reduce((before, [from, to]) => {
-    const after = before.replaceAll(from, to);
-    assert.ok(after !== before || from === to, `there is no ${from} in "${before}"`);
-    return after;
+    const isThere = typeof from === 'string' ? before.includes(from) : before.search(from) >= 0;
+    assert.ok(isThere, `there is no ${from} in "${before}"`);
+    return before.replaceAll(from, to);
   }, text);
 }
