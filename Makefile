@@ -58,7 +58,7 @@ $(MODULES): package-lock.json
 	@node -e '' || { echo 'node_modules/node holds no working Node.js: did npm run its install script?' >&2; exit 1; }
 	@touch $@
 
-build: build/kvmha ## Build build/kvmha
+build: build/kvmha build/man/.made ## Build build/kvmha, and its manual pages in build/man
 
 build/kvmha: $(MODULES) $(SOURCES)
 	@mkdir -p build

@@ -9,7 +9,7 @@ import { readFileSync } from 'node:fs';
 import { releaseDate } from './release-date.ts';
 
 /** As far as it is changed here: CycloneDX 1.5, https://cyclonedx.org/docs/1.5/json/. */
-interface Bom {
+export interface Bom {
   serialNumber: string;
   readonly metadata: { timestamp: string; readonly component: { readonly 'bom-ref': string; type: string } };
   readonly components: object[];

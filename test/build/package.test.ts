@@ -185,7 +185,7 @@ describe('the Debian package', {
     root.check('kvmha --version');
   });
 
-  test('is not removed where the cluster runs a guest or one is preserved, unless it is told to', () => {
+  test('is not removed where the cluster runs a guest or the watcher, or a guest is preserved, unless it is told to', () => {
     const record = '/run/kvmha/guests/00000000-0000-4000-8000-000000000001/quiesce.json';
     root.check(`mkdir -p $(dirname ${record}) && echo '{}' >${record}`);
     const { status: refused, stderr } = root.run('dpkg --remove kvmha');
@@ -193,6 +193,11 @@ describe('the Debian package', {
     assert.match(stderr, /kvmha is not removed: .*Move the ones away/s);
     assert.match(status(), /installed 99-1$/);
     root.check('kvmha --version');
+    root.check(`rm ${record}`);
+    const watched = root.run('(flock 9; exec dpkg --remove kvmha) 9>/run/kvmha/watch.lock');
+    assert.notEqual(watched.status, 0);
+    assert.match(watched.stderr, /the watcher runs here as a resource of the cluster/);
+    root.check(`echo '{}' >${record}`);
     root.check('dpkg --remove kvmha', { KVMHA_REMOVE_ANYWAY: '1' });
     assert.match(status(), /^deinstall ok config-files/);
   });

@@ -520,32 +520,47 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
       assert.equal(guest.pids().length, 1);
     });
 
-    test('that is interrupted leaves no manifest and nothing that looks like a dump', async () => {
+    test('that is interrupted or killed leaves no manifest and nothing that looks like a dump', async () => {
       const guest = await preservedGuest(node, 'large', { memory: 256 });
-      const child = node.spawn(['kvmha', 'postmortem', 'large', '-o', '/var/pm3'], {}, { stdio: 'ignore' });
-      const exited = new Promise((resolve) => child.on('exit', resolve));
+      const job = `/run/kvmha/guests/${guest.resource.domain.uuid}/postmortem.json`;
       // Who writes it for libvirt, as the kernel cuts its name; QEMU waits for it.
       const writers = () => processesNamed(node, 'libvirt_iohelpe');
-      await until('the dump to be written', () => writers().length > 0);
-      for (const pid of writers()) {
-        process.kill(pid, 'SIGSTOP');
-      }
-      exits(
-        await kvmha(node, 'postmortem', 'large'),
-        1,
-        /a post-mortem of large is being collected in \/var\/pm3/,
+      const signalWriters = (signal: NodeJS.Signals) => {
+        for (const pid of writers()) {
+          process.kill(pid, signal);
+        }
+      };
+      /** Begins one, sends it `signal` half-way, and tells what it has left. */
+      const cutOff = async (folder: string, signal: string, meanwhile?: () => Promise<void>) => {
+        const child = node.spawn(['kvmha', 'postmortem', 'large', '-o', folder], {}, { stdio: 'ignore' });
+        const exited = new Promise((resolve) => child.on('exit', resolve));
+        await until('the dump to be written', () => writers().length > 0);
+        signalWriters('SIGSTOP');
+        await meanwhile?.();
+        const { pid } = JSON.parse(readFileSync(node.path(job), 'utf8')).process;
+        await node.check(['kill', `-${signal}`, String(pid)]);
+        await exited;
+        const left = readdirSync(node.path(folder));
+        signalWriters('SIGCONT');
+        await until('libvirt to be done with it', () => writers().length === 0);
+        return left;
+      };
+      const killed = await cutOff('/var/pm-killed', 'KILL');
+      assert.ok(killed.includes('memory.partial') && !killed.includes('manifest.json'), killed.join(' '));
+      exits(await kvmha(node, 'status', 'large'), 1, /its post-mortem in \/var\/pm-killed was interrupted/);
+      const interrupted = await cutOff('/var/pm3', 'INT', async () => {
+        exits(
+          await kvmha(node, 'postmortem', 'large'),
+          1,
+          /a post-mortem of large is being collected in \/var\/pm3/,
+        );
+        exits(await kvmha(node, 'release', 'large'), 1, /A post-mortem of large is being collected/);
+      });
+      assert.ok(
+        interrupted.length > 0 && !interrupted.some((name) => /^(memory|manifest)/.test(name)),
+        interrupted.join(' '),
       );
-      exits(await kvmha(node, 'release', 'large'), 1, /A post-mortem of large is being collected/);
-      const job = `/run/kvmha/guests/${guest.resource.domain.uuid}/postmortem.json`;
-      const { pid } = JSON.parse(readFileSync(node.path(job), 'utf8')).process;
-      await node.check(['kill', '-INT', String(pid)]);
-      await exited;
-      const left = readdirSync(node.path('/var/pm3'));
-      assert.ok(left.length > 0 && !left.some((name) => /^(memory|manifest)/.test(name)), left.join(' '));
       exits(await kvmha(node, 'status', 'large'), 1, /is not complete: it was interrupted by SIGINT/);
-      for (const pid of writers()) {
-        process.kill(pid, 'SIGCONT');
-      }
       exits(await kvmha(node, 'release', 'large'), 0);
     });
 
@@ -609,6 +624,22 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
       await node.check(['sh', '-c', 'rm -r /var/policy-dumps']);
       exits(await kvmha(node, 'release', 'always'), 1, /was promised.*any more/);
       exits(await kvmha(node, 'release', 'always', '--without-postmortem'), 0);
+      node.write('/etc/kvmha/policy.yaml', POLICY);
+    });
+
+    test('a guest of no cluster is dumped when it is quiesced by hand, if the policy says so', async () => {
+      node.write(
+        '/etc/kvmha/policy.yaml',
+        `${POLICY}dump: { directory: /var/hand-dumps, on-quiesce: true }\n`,
+      );
+      const guest = await newGuest(node, 'alone', { memory: 64 });
+      await node.check(['virsh', 'create', guest.resource.config]);
+      await guest.ticks();
+      exits(await kvmha(node, 'quiesce', 'alone'), 0, /Its post-mortem is being collected by process \d+/);
+      await until('it to be dumped', async () =>
+        (await kvmha(node, 'status', 'alone')).stdout.includes('alone: a post-mortem is in /var/hand-dumps/'),
+      );
+      exits(await kvmha(node, 'release', 'alone'), 0);
       node.write('/etc/kvmha/policy.yaml', POLICY);
     });
 
