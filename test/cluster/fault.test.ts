@@ -1,4 +1,5 @@
 import assert from 'node:assert/strict';
+import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { isComplete } from '../../lib/quiesce/proof.ts';
 import type { LabNode } from '../lab/client.ts';
@@ -125,5 +126,42 @@ exec /usr/sbin/attrd_updater.real "$@"
     assert.deepEqual(await recommended.boot(), boot);
     await Promise.all([recommended, patient, bare, bystander].map((guest) => guest.judge()));
     assert.deepEqual(cluster.fenced(), []);
+  });
+
+  describe('and that is a Pacemaker remote node', () => {
+    it('is failed over', {
+      skip: 'no guest of this lab has a system that pacemaker-remoted could run on',
+    }, () => {});
+
+    it('is failed over without fencing a node, as the scheduler plans it', async () => {
+      const { name } = bystander;
+      const before = '/run/lab/guest-node.xml';
+      const after = '/run/lab/guest-node-online.xml';
+      const service = '<primitive id="service" class="ocf" provider="pacemaker" type="Dummy"/>';
+      const place = '<rsc_location id="service-inside" rsc="service" node="inside" score="INFINITY"/>';
+      // In a copy: to the living cluster a guest that does not answer as a node is a failed one.
+      await cluster.sh(
+        `cibadmin --query >${before}; export CIB_file=${before}
+crm_resource --resource ${name} --meta -p remote-node -v inside
+cibadmin --create --scope resources --xml-text '${service}'
+cibadmin --create --scope constraints --xml-text '${place}'
+crm_simulate --simulate --xml-file ${before} --save-output ${after}`,
+        node1,
+      );
+      const judge = [process.execPath, join(import.meta.dirname, 'call.ts'), 'judge', '20000', `"${name}"`];
+      const judged = JSON.parse(await node1.check(judge, { env: { CIB_file: after } })).result;
+      assert.equal(judged.destination.kind, 'node', JSON.stringify(judged));
+      const plan = await node1.check([
+        ...['crm_simulate', '--simulate', '--xml-file', after, '--op-inject', `${name}_monitor_2000@node1=7`],
+      ]);
+      assert.match(plan, new RegExp(`Recover +${name} +\\( node1 -> node[23] \\)`));
+      const order = ['stop on node1', 'stonith-inside-reboot on inside', 'start on node'];
+      const [stop, pseudo, start] = order.map((step) =>
+        plan.search(new RegExp(`action: +(${name} +)?${step}`)),
+      );
+      assert.ok(stop && pseudo && start && 0 < stop && stop < pseudo && pseudo < start, plan);
+      assert.doesNotMatch(plan, /Fenc(e|ing) \(?\w*\)? ?node|UNCLEAN/, plan);
+      assert.match(plan, /Revised Cluster Status[\s\S]+GuestOnline: \[ inside \]/);
+    });
   });
 });
