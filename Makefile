@@ -111,7 +111,8 @@ deb: build/kvmha build/man/.made ## Build a Debian package [DISTDIR=build/dist]
 	scripts/deb.sh build/deb $(DISTDIR)
 
 # Below one folder, so that it can be unpacked anywhere; the package is for Debian and Ubuntu, this for all others.
-release: deb ## Build a release: archive, Debian package, SBOM and checksums [DISTDIR=build/dist]
+release: deb ## Build a release: archives, Debian package, SBOM and checksums [DISTDIR=build/dist]
+	@[ -z "$$(git status --porcelain)" ] || { echo 'a release is built from what is committed, and there is more here' >&2; exit 1; }
 	@rm -rf build/release
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/release/$(RELEASE) PREFIX=/usr
 	@SBOM=$(DISTDIR)/$(RELEASE).cdx.json; \
@@ -121,7 +122,8 @@ release: deb ## Build a release: archive, Debian package, SBOM and checksums [DI
 	tar --create --directory build/release --sort=name --owner=0 --group=0 --numeric-owner \
 	  --mtime="@$$(dpkg-parsechangelog --file packaging/debian/changelog --show-field Timestamp)" $(RELEASE) | \
 	  gzip -9n >$(DISTDIR)/$(RELEASE).tar.gz
-	cd $(DISTDIR) && sha256sum $(RELEASE).tar.gz $(RELEASE).cdx.json kvmha_$(VERSION)-*.deb >SHA256SUMS
+	git archive --format=tar --prefix=kvmha-$(VERSION)/ HEAD | gzip -9n >$(DISTDIR)/kvmha-$(VERSION).tar.gz
+	cd $(DISTDIR) && sha256sum $(RELEASE).tar.gz kvmha-$(VERSION).tar.gz $(RELEASE).cdx.json kvmha_$(VERSION)-*.deb >SHA256SUMS
 	@ls -l $(DISTDIR)
 
 lint: $(MODULES) ## Check formatting, style and types
