@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, it } from 'node:test';
-import { block } from '../support/documentation.ts';
+import { block, changed } from '../support/documentation.ts';
 import { Cluster, type ClusterGuest } from './support.ts';
 
 describe('the configurations in the documentation', () => {
@@ -85,4 +85,29 @@ meta allow-migrate=true
       await failsOver();
     });
   }
+
+  it('give a running guest back to VirtualDomain with the types exchanged', async () => {
+    await cluster.configure(guest.configuration());
+    const node = await guest.runsOn();
+    const boot = await guest.boot();
+    const back = changed(block('docs/adoption.md', 'crm configure show vm1'), [
+      ['ocf:kvmha:KvmGuest', 'ocf:heartbeat:VirtualDomain'],
+      ['[^ ]*VirtualDomain', 'ocf:kvmha:KvmGuest'],
+    ]);
+    await cluster.sh(block('docs/adoption.md', 'crm_attribute --name maintenance-mode --update'));
+    await cluster.sh(back);
+    await cluster.sh(block('docs/adoption.md', 'crm_resource --refresh'));
+    await cluster.sh(block('docs/adoption.md', 'crm_attribute --name maintenance-mode --delete'));
+    await cluster.settled();
+    assert.match(await cluster.shown(), /vm1\s+\(ocf:heartbeat:VirtualDomain\):\s+Started/);
+    assert.deepEqual(await guest.places(), [node.name]);
+    assert.deepEqual(await guest.boot(), boot);
+    const history = await cluster.history('vm1', node.name);
+    assert.ok(history.includes('monitor 0'), history.join());
+    assert.deepEqual(
+      history.filter((operation) => !/^(probe|monitor) 0$/.test(operation)),
+      [],
+    );
+    assert.equal((await guest.judge()).length, 1);
+  });
 });
