@@ -15,7 +15,7 @@ export function demandRoot(): void {
   }
 }
 
-export function deadlineOf({ timeout }: CommonOptions): Deadline {
+export function deadlineOf({ timeout }: Pick<CommonOptions, 'timeout'>): Deadline {
   return Deadline.in(timeout * 1000);
 }
 

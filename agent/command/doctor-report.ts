@@ -4,7 +4,8 @@ import { judge } from '../../lib/doctor/judge.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { print, printError } from '../output.ts';
 import { deadlineOf, demandRoot } from './chosen.ts';
-import { bold, colour, plain } from './console.ts';
+import { type Colour, type Paint, paintForOutput, unpainted } from './colour.ts';
+import { plain } from './console.ts';
 import { EXIT, type ExitCode } from './exit.ts';
 import type { CommonOptions } from './main.ts';
 
@@ -37,7 +38,7 @@ export async function doctor(word: string | undefined, options: DoctorOptions): 
     }
     throw error;
   }
-  print(options.json ? `${JSON.stringify(report, null, 2)}\n` : renderFindings(report));
+  print(options.json ? `${JSON.stringify(report, null, 2)}\n` : renderFindings(report, paintForOutput()));
   return exitCodeOf(report.findings);
 }
 
@@ -49,17 +50,20 @@ export function exitCodeOf(findings: readonly Finding[]): ExitCode {
   return findings.some(({ severity }) => severity === 'warning') ? EXIT.FAILED : EXIT.DONE;
 }
 
-const COLOURS: Readonly<Record<Severity, 'red' | 'yellow' | 'blue'>> = {
+const COLOURS: Readonly<Record<Severity, Colour>> = {
   error: 'red',
   warning: 'yellow',
-  note: 'blue',
+  note: 'cyan',
 };
 
 /** The findings for a terminal. */
-export function renderFindings({ node, guests, findings }: Omit<DoctorReport, 'time'>): string {
+export function renderFindings(
+  { node, guests, findings }: Omit<DoctorReport, 'time'>,
+  paint: Paint = unpainted,
+): string {
   const blocks = findings.map(
     ({ rule, severity, subject, reason, fix }) =>
-      `${colour(severity, COLOURS[severity])} ${bold(plain(subject))}: ${plain(reason)} [${rule}]\n    ${plain(fix)}\n`,
+      `${paint(COLOURS[severity], severity)} ${plain(subject)}: ${plain(reason)} [${rule}]\n    ${plain(fix)}\n`,
   );
   const count = (severity: Severity) => findings.filter((finding) => finding.severity === severity).length;
   const counted = [`${count('error')} errors`, `${count('warning')} warnings`, `${count('note')} notes`].map(

@@ -2,9 +2,11 @@ import { Argument, Command, CommanderError, InvalidArgumentError } from 'command
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { version } from '../built-in.ts';
 import { print, printError } from '../output.ts';
+import { addConfigure } from './configure.ts';
 import { addDoctor } from './doctor.ts';
 import { EXIT, UsageError } from './exit.ts';
 import { addPolicy } from './policy.ts';
+import { readSeconds } from './seconds.ts';
 import { addWatch } from './watch.ts';
 
 /** Options that every command has. */
@@ -156,6 +158,7 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
   const exit = (result: number) => {
     code = result;
   };
+  addConfigure(program, exit);
   addDoctor(command, exit);
   addPolicy(program, exit);
   addWatch(program, exit);
@@ -203,14 +206,6 @@ export async function runCommand(args: readonly string[]): Promise<number> {
     }
     throw error;
   }
-}
-
-function readSeconds(text: string): number {
-  const seconds = Number(text);
-  if (!(seconds > 0 && seconds <= 1_000_000)) {
-    throw new InvalidArgumentError('It is a number of seconds.');
-  }
-  return seconds;
 }
 
 function readInterval(text: string): number {

@@ -16,11 +16,10 @@ describe('kvmha doctor on a node of a cluster', () => {
 
   before(async () => {
     cluster = await Cluster.up({ nodes: 2 });
-    const machine = 'pc-i440fx-7.2';
-    [healthy] = await cluster.startGuests([['vm1', { domain: { machine } }]]);
     await cluster.configure(
       'primitive kvm-watch ocf:kvmha:KvmWatch op monitor timeout=20s interval=30s\nclone kvm-watch-clone kvm-watch\n',
     );
+    [healthy] = await cluster.startGuests([['vm1', { domain: { machine: 'pc-i440fx-7.2' } }]]);
     await cluster.settled();
     node = await healthy.runsOn();
   });

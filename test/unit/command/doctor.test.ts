@@ -31,7 +31,12 @@ describe('renderFindings', () => {
     assert.match(text, /^node1, guest web: 1 error, 0 warnings, 1 note\n$/m);
   });
 
-  it('has no colours where standard output is no terminal', () => {
-    assert.ok(!renderFindings({ node: 'n', guests: [], findings: [finding('error')] }).includes('\u001b'));
+  it('gives only the severity a colour, and none unless it is told to', () => {
+    const report = { node: 'n', guests: [], findings: [finding('error')] };
+    assert.ok(!renderFindings(report).includes('\u001b'));
+    assert.match(
+      renderFindings(report, (colour, text) => `<${colour}>${text}</>`),
+      /^<red>error<\/> web/,
+    );
   });
 });

@@ -17,7 +17,16 @@ test('without words the help is shown, as wrong usage', () => {
 test('help lists the commands, and each has a help of its own with its exit codes', () => {
   const { status, stdout } = kvmha('--help');
   assert.equal(status, 0);
-  for (const command of ['status', 'proof', 'quiesce', 'release', 'postmortem', 'completion']) {
+  for (const command of [
+    'status',
+    'doctor',
+    'configure',
+    'proof',
+    'quiesce',
+    'release',
+    'postmortem',
+    'completion',
+  ]) {
     assert.match(stdout, new RegExp(`^  ${command} `, 'm'));
     const help = kvmha(command, '--help');
     assert.equal(help.status, 0);
