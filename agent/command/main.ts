@@ -7,6 +7,7 @@ import { addDoctor } from './doctor.ts';
 import { EXIT, UsageError } from './exit.ts';
 import { addPolicy } from './policy.ts';
 import { readSeconds } from './seconds.ts';
+import { addTimeline } from './timeline.ts';
 import { addWatch } from './watch.ts';
 
 /** Options that every command has. */
@@ -161,6 +162,7 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
   addConfigure(program, exit);
   addDoctor(command, exit);
   addPolicy(program, exit);
+  addTimeline(program, exit);
   addWatch(program, exit);
 
   program

@@ -109,6 +109,44 @@ describe('the command in a cluster, with a guest preserved on the other node', (
     await says(node1, ['status', 'web'], 0, /^node1 \(here\) +online +green +running/m);
   });
 
+  it('timeline tells the story of both nodes, and names a node that cannot be reached', async () => {
+    const { stdout: here } = await says(
+      node2,
+      ['timeline', 'db'],
+      0,
+      /quiesced-failover-safe: the whole proof holds/,
+    );
+    assert.match(here, /I\/O error .*(\n.*)*decided: fail-over.*(\n.*)*fail-over: requested/);
+    assert.doesNotMatch(here, /web/);
+    // What the real command printed there, by a program in the place of ssh: no node runs its server.
+    await node2.check(['sh', '-c', 'kvmha timeline --local --json >/shared/node2.json']);
+    const ssh = '#!/bin/sh\necho "$*" >>/shared/ssh.log\nexec cat /shared/node2.json\n';
+    const refuses = '#!/bin/sh\necho "connection refused" >&2\nexit 255\n';
+    const become = async (script: string) => {
+      node1.write('/usr/local/bin/ssh', script);
+      await node1.check(['chmod', '755', '/usr/local/bin/ssh']);
+    };
+    await become(ssh);
+    const path = { env: { PATH: '/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin' } };
+    const { stdout, exitCode } = await node1.exec(['kvmha', 'timeline', '--ssh', '--since=1h', 'db'], path);
+    assert.equal(exitCode, 0);
+    const moved =
+      /node2 +db +watcher +quiesced-failover-safe: .*(\n.*)*node1 +db +agent +boot in a start: started/;
+    assert.match(stdout, moved);
+    assert.match(
+      await node1.check(['cat', '/shared/ssh.log']),
+      /^-o BatchMode=yes .* -- node2 kvmha timeline --local --json --since=20\S+Z$/m,
+    );
+    await become(refuses);
+    const alone = await node1.exec(['kvmha', 'timeline', '--ssh'], path);
+    assert.equal(alone.exitCode, 0);
+    assert.match(alone.stdout, /node1 +db +agent +boot/);
+    assert.match(
+      alone.stderr,
+      /node2 was not reached \(ssh node2 exited 255: connection refused\): copy its/,
+    );
+  });
+
   it('status --watch prints a block each time where there is no terminal, until it is told to end', async () => {
     const child = node1.spawn(['kvmha', 'status', '--watch=1'], {}, { stdio: ['ignore', 'pipe', 'inherit'] });
     let printed = '';
