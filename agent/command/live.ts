@@ -1,6 +1,12 @@
 import { stripVTControlCharacters } from 'node:util';
 import { print } from '../output.ts';
 
+/** What a look has seen: in words, and what it comes to. */
+export interface Looked<T> {
+  readonly text: string;
+  readonly result: T;
+}
+
 export interface LiveOptions {
   readonly title: string;
   /** Between the end of a look and the beginning of the next. */
@@ -21,28 +27,36 @@ const CLEAR_BELOW = '\u001b[J';
  * it any more. On a terminal each look replaces the last one, and the terminal is left as it was; elsewhere they are
  * printed one after the other.
  *
+ * @returns the result of the last look that was shown, undefined if none was: Ctrl-C hits what a look has started, too,
+ *   and such a look does not count
  * @throws what `look` throws
  */
-export async function live(look: () => Promise<string>, options: LiveOptions): Promise<void> {
+export async function live<T>(look: () => Promise<Looked<T>>, options: LiveOptions): Promise<T | undefined> {
   const ended = untilToldToEnd();
   if (process.stdout.isTTY && !options.bare) {
-    await onTerminal(look, options, ended);
-    return;
+    return onTerminal(look, options, ended);
   }
+  let result: T | undefined;
   for (;;) {
-    const text = await Promise.race([look(), ended]);
-    const block = text === undefined || options.bare ? text : `${heading(options.title)}\n\n${text}\n`;
-    if (block === undefined || !print(block) || (await pause(options.seconds, ended))) {
-      return;
+    const looked = await Promise.race([look(), ended]);
+    if (looked === undefined) {
+      return result;
+    }
+    const { text } = looked;
+    const isRead = print(options.bare ? text : `${heading(options.title)}\n\n${text}\n`);
+    result = looked.result;
+    if (!isRead || (await pause(options.seconds, ended))) {
+      return result;
     }
   }
 }
 
-async function onTerminal(
-  look: () => Promise<string>,
+async function onTerminal<T>(
+  look: () => Promise<Looked<T>>,
   { title, seconds }: LiveOptions,
   ended: Promise<undefined>,
-): Promise<void> {
+): Promise<T | undefined> {
+  let result: T | undefined;
   const terminal = process.stdout;
   let shown = 'looking ...\n';
   const draw = () => print(frame(shown, terminal));
@@ -63,13 +77,14 @@ async function onTerminal(
   enter();
   try {
     for (;;) {
-      const text = await Promise.race([look(), ended]);
-      if (text === undefined) {
-        return;
+      const looked = await Promise.race([look(), ended]);
+      if (looked === undefined) {
+        return result;
       }
-      shown = `${heading(title)}, every ${seconds} s. Ctrl-C ends it.\n\n${text}`;
+      result = looked.result;
+      shown = `${heading(title)}, every ${seconds} s. Ctrl-C ends it.\n\n${looked.text}`;
       if (!draw() || (await pause(seconds, ended))) {
-        return;
+        return result;
       }
     }
   } finally {

@@ -9,7 +9,7 @@ import { deadlineOf, demandRoot, nothingKnown } from './chosen.ts';
 import { type ClusterReport, clusterReport, type LocalWatcher } from './cluster-status.ts';
 import { paintForOutput } from './colour.ts';
 import { EXIT, type ExitCode } from './exit.ts';
-import { live } from './live.ts';
+import { type Looked, live } from './live.ts';
 import type { CommonOptions } from './main.ts';
 import { type GuestReport, reportOn } from './report.ts';
 import { isWell, renderProblems, renderStatus, type StatusReport } from './status-text.ts';
@@ -49,25 +49,24 @@ async function watchStatus(
   seconds: number,
 ): Promise<ExitCode> {
   const paint = paintForOutput();
-  let code: ExitCode = EXIT.DONE;
-  const look = async () => {
+  const look = async (): Promise<Looked<ExitCode>> => {
     try {
       const report = await observe(word, options);
-      code = isWell(report) ? EXIT.DONE : EXIT.FAILED;
-      return options.json
+      const text = options.json
         ? `${JSON.stringify(report)}\n`
         : `${renderStatus(report, paint)}${renderProblems(report)}`;
+      return { text, result: isWell(report) ? EXIT.DONE : EXIT.FAILED };
     } catch (error) {
       if (!isKvmhaError(error)) {
         throw error;
       }
-      code = EXIT.FAILED;
       const failure = messageOf(error);
-      return options.json ? `${JSON.stringify({ failure })}\n` : `kvmha: ${failure}\n`;
+      const text = options.json ? `${JSON.stringify({ failure })}\n` : `kvmha: ${failure}\n`;
+      return { text, result: EXIT.FAILED };
     }
   };
-  await live(look, { title: `kvmha status on ${hostname()}`, seconds, bare: options.json === true });
-  return code;
+  const how = { title: `kvmha status on ${hostname()}`, seconds, bare: options.json === true };
+  return (await live(look, how)) ?? EXIT.FAILED;
 }
 
 /** @throws KvmhaError `no-domain` when neither this node nor its cluster knows anything of `word` */
