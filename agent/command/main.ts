@@ -5,6 +5,7 @@ import { print, printError } from '../output.ts';
 import { addConfigure } from './configure.ts';
 import { addDoctor } from './doctor.ts';
 import { EXIT, UsageError } from './exit.ts';
+import { addMetrics } from './metrics.ts';
 import { addPolicy } from './policy.ts';
 import { readSeconds } from './seconds.ts';
 import { addTimeline } from './timeline.ts';
@@ -161,6 +162,7 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
   };
   addConfigure(program, exit);
   addDoctor(command, exit);
+  addMetrics(command, exit);
   addPolicy(program, exit);
   addTimeline(program, exit);
   addWatch(program, exit);

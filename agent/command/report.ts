@@ -42,6 +42,19 @@ export interface GuestReport {
   readonly attention: string | null;
 }
 
+/** How many guests are looked at at a time: each look starts a few programs. */
+const AT_A_TIME = 8;
+
+/** Looks at guests. */
+export async function reportOnAll(guests: readonly Guest[], deadline: Deadline): Promise<GuestReport[]> {
+  const reports: GuestReport[] = [];
+  for (let index = 0; index < guests.length; index += AT_A_TIME) {
+    const next = guests.slice(index, index + AT_A_TIME);
+    reports.push(...(await Promise.all(next.map((guest) => reportOn(guest, deadline)))));
+  }
+  return reports;
+}
+
 /** Looks at a guest. */
 export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport> {
   return withLook(guest, deadline, async (seen) => {

@@ -1,18 +1,17 @@
 import { hostname } from 'node:os';
 import { surveyCluster } from '../../lib/cluster/survey.ts';
-import type { Deadline } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { findGuest, knownGuests } from '../../lib/guest/known-guests.ts';
-import { askStatus } from '../../lib/watch/status.ts';
 import { print, printError } from '../output.ts';
 import { deadlineOf, demandRoot, nothingKnown } from './chosen.ts';
-import { type ClusterReport, clusterReport, type LocalWatcher } from './cluster-status.ts';
+import { type ClusterReport, clusterReport } from './cluster-status.ts';
 import { paintForOutput } from './colour.ts';
 import { EXIT, type ExitCode } from './exit.ts';
 import { type Looked, live } from './live.ts';
 import type { CommonOptions } from './main.ts';
-import { type GuestReport, reportOn } from './report.ts';
+import { reportOnAll } from './report.ts';
 import { isWell, renderProblems, renderStatus, type StatusReport } from './status-text.ts';
+import { watcherHere } from './watcher-here.ts';
 
 export interface StatusOptions extends CommonOptions {
   readonly json?: true;
@@ -20,12 +19,8 @@ export interface StatusOptions extends CommonOptions {
   readonly watch?: number;
 }
 
-/** How many guests are looked at at a time: each look starts a few programs. */
-const AT_A_TIME = 8;
-
-/** Milliseconds in which the cluster must answer, and in which a watcher does. */
+/** Milliseconds in which the cluster must answer. */
 const CLUSTER_PATIENCE = 10_000;
-const WATCHER_PATIENCE = 3000;
 
 export async function status(word: string | undefined, options: StatusOptions): Promise<ExitCode> {
   demandRoot();
@@ -75,15 +70,11 @@ async function observe(word: string | undefined, options: StatusOptions): Promis
   const [known, survey, watcher] = await Promise.all([
     knownGuests(options.connect, deadline),
     surveyCluster(deadline.within(CLUSTER_PATIENCE)),
-    watcherHere(deadline.within(WATCHER_PATIENCE)),
+    watcherHere(deadline),
   ]);
   const found = word === undefined ? undefined : findGuest(known, word);
   const chosen = word === undefined ? known.guests : found === undefined ? [] : [found];
-  const guests: GuestReport[] = [];
-  for (let index = 0; index < chosen.length; index += AT_A_TIME) {
-    const next = chosen.slice(index, index + AT_A_TIME);
-    guests.push(...(await Promise.all(next.map((guest) => reportOn(guest, deadline)))));
-  }
+  const guests = await reportOnAll(chosen, deadline);
   const whole = survey.kind === 'cluster' ? clusterReport(survey, guests, watcher) : null;
   const cluster = whole === null || word === undefined ? whole : only(whole, word);
   if (word !== undefined && found === undefined && !cluster?.guests.length) {
@@ -107,17 +98,4 @@ function only(cluster: ClusterReport, word: string): ClusterReport {
     guests.some(({ places }) => places.some(({ node }) => node === name)),
   );
   return { ...cluster, guests, nodes };
-}
-
-async function watcherHere(deadline: Deadline): Promise<LocalWatcher> {
-  try {
-    const { since, guests } = await askStatus(deadline);
-    const silent = guests.filter((guest) => guest.silent !== undefined).length;
-    return { state: 'running', since, followed: guests.length, silent };
-  } catch (error) {
-    if (!isKvmhaError(error)) {
-      throw error;
-    }
-    return { state: error.code === 'unreachable' ? 'stopped' : 'silent', why: messageOf(error) };
-  }
 }

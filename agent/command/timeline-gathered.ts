@@ -1,4 +1,3 @@
-import { renameSync, rmSync, writeFileSync } from 'node:fs';
 import { hostname } from 'node:os';
 import { nameOfThisNode } from '../../lib/cluster/cluster-view.ts';
 import { surveyCluster } from '../../lib/cluster/survey.ts';
@@ -11,6 +10,7 @@ import { plain } from './console.ts';
 import { EXIT, type ExitCode, UsageError } from './exit.ts';
 import { timelinePage } from './timeline-page.ts';
 import { renderTimeline, type TimelineReport, timelineProblems } from './timeline-text.ts';
+import { writeWhole } from './whole-file.ts';
 
 export interface TimelineOptions {
   /** Seconds for everything together. */
@@ -87,7 +87,8 @@ export async function timeline(words: readonly string[], options: TimelineOption
     ),
   };
   if (options.html !== undefined) {
-    writePage(options.html, timelinePage(report));
+    // For root alone, as the journal is.
+    writeWhole(options.html, timelinePage(report), 0o600);
     print(`${report.events.length} events are in ${plain(options.html)}\n`);
   } else {
     print(options.json ? `${JSON.stringify(report, null, 1)}\n` : renderTimeline(report));
@@ -111,16 +112,4 @@ async function otherNodes(deadline: Deadline): Promise<string[]> {
     );
   }
   return survey.nodes.map(({ name }) => name).filter((name) => name !== survey.localNode);
-}
-
-/** Whole or not at all, and for root alone as the journal is. @throws KvmhaError `file` */
-function writePage(path: string, page: string): void {
-  const draft = `${path}.${process.pid}`;
-  try {
-    writeFileSync(draft, page, { mode: 0o600 });
-    renameSync(draft, path);
-  } catch (cause) {
-    rmSync(draft, { force: true });
-    throw new KvmhaError('file', `${path} cannot be written: ${messageOf(cause)}`, { cause });
-  }
 }

@@ -3,6 +3,7 @@ import { once } from 'node:events';
 import { after, before, describe, it } from 'node:test';
 import type { Output } from '../../lib/run.ts';
 import type { LabNode } from '../lab/client.ts';
+import { readExposition } from '../support/exposition.ts';
 import { noTerminal, Terminal } from '../support/terminal.ts';
 import { Cluster, type ClusterGuest, WATCHERS } from './support.ts';
 
@@ -144,6 +145,40 @@ describe('the command in a cluster, with a guest preserved on the other node', (
     assert.match(
       alone.stderr,
       /node2 was not reached \(ssh node2 exited 255: connection refused\): copy its/,
+    );
+  });
+
+  it('metrics tell Prometheus of the preserved guest, and a file of them is replaced as a whole', async () => {
+    const { stdout } = await says(node2, ['metrics'], 0);
+    const families = readExposition(stdout);
+    const samples = (name: string) => families.get(name)?.samples ?? [];
+    assert.equal(samples('kvmha_preserved_guests')[0]?.value, 1);
+    assert.equal(samples('kvmha_watcher_up')[0]?.value, 1);
+    assert.deepEqual(
+      samples('kvmha_guest_state')
+        .filter(({ value }) => value === 1)
+        .map(({ labels }) => `${labels['guest']} ${labels['state']}`),
+      ['db quiesced-failover-safe'],
+    );
+    const proved = samples('kvmha_journal_quiesces').find(({ labels }) => labels['outcome'] === 'proved');
+    assert.deepEqual(proved, { labels: { outcome: 'proved', fault: 'io-error' }, value: 1 });
+    await node2.check([
+      'sh',
+      '-c',
+      'mkdir -p /var/lib/prometheus && echo old >/var/lib/prometheus/kvmha.prom',
+    ]);
+    await says(node2, ['metrics', '--output', '/var/lib/prometheus/kvmha.prom'], 0);
+    const written = await node2.check(['cat', '/var/lib/prometheus/kvmha.prom']);
+    assert.deepEqual([...readExposition(written).keys()], [...families.keys()]);
+    assert.equal(
+      await node2.check(['sh', '-c', 'cd /var/lib/prometheus; ls; stat -c %a kvmha.prom']),
+      'kvmha.prom\n644\n',
+    );
+    await says(
+      node2,
+      ['metrics', '--output', '/nowhere/kvmha.prom'],
+      1,
+      /\/nowhere\/kvmha\.prom cannot be written/,
     );
   });
 
