@@ -123,32 +123,80 @@ describe('a cluster with a watcher on every node', () => {
     assert.deepEqual(cluster.fenced(), []);
   });
 
-  it('has a quiesce finished by the next watcher when the first is killed in the middle of it', async () => {
-    const [guest] = await cluster.startGuests([['unlucky', { prefers: ['node1'], monitor }]]);
+  /** Lets a fault hit a guest, kills the watcher as soon as `when` is there, and waits until the guest runs elsewhere. */
+  async function survivesItsWatcher(
+    guest: ClusterGuest,
+    raise: (node: LabNode) => unknown,
+    when: (node: LabNode) => Promise<boolean>,
+    proceed: (node: LabNode) => Promise<unknown>,
+  ): Promise<readonly { readonly proved: boolean; readonly byFirst: boolean }[]> {
     const { name } = guest;
     const node = await guest.runsOn();
     const watch = new Watch(node);
     await watch.follows(name);
     const first = await watch.tryStatus();
-    // What it does is written down before the first command to QEMU, of which the flush hangs.
-    guest.fault(node).setAll([
-      ['W', guest.disk],
-      ['HF', guest.disk],
-    ]);
-    await cluster.until('the quiesce has begun', async () =>
-      /quiesce/.test(await cluster.sh('find /run/kvmha/guests -name quiesce.json', node)) ? true : undefined,
-    );
-    await cluster.sh(`kill -9 ${first?.watcher.pid}`, node);
-    guest.fault(node).set('W', guest.disk);
+    assert.ok(first);
+    await raise(node);
+    await cluster.until('the moment has come', async () => (await when(node)) || undefined);
+    await cluster.sh(`kill -9 ${first.watcher.pid}`, node);
+    await proceed(node);
     await guest.runsOn(...others(node));
     assert.equal((await guest.look(node)).state, 'quiesced-failover-safe');
-    const proofs = journal(node, name).filter(({ what }) => what === 'proved');
-    assert.deepEqual(
-      proofs.map(({ by, pid }) => ({ by, isFirst: pid === first?.watcher.pid })),
-      [{ by: 'watcher', isFirst: false }],
-    );
     assert.equal((await guest.judge()).length, 2);
     assert.deepEqual(cluster.fenced(), []);
+    return journal(node, name)
+      .filter(({ what, action }) => what === 'proved' || action === 'fail-over')
+      .map(({ what, by, pid }) => {
+        assert.equal(by, 'watcher');
+        return { proved: what === 'proved', byFirst: pid === first.watcher.pid };
+      });
+  }
+
+  it('has a quiesce finished by the next watcher when the first is killed in the middle of it', async () => {
+    const [guest] = await cluster.startGuests([['unlucky', { prefers: ['node1'], monitor }]]);
+    const done = await survivesItsWatcher(
+      guest,
+      // QEMU hangs when it opens what is to take the place of the guest's disk.
+      (node) =>
+        guest.fault(node).setAll([
+          ['W', guest.disk],
+          ['HR', 'kvmha-sentinel'],
+        ]),
+      async (node) =>
+        guest
+          .fault(node)
+          .hits()
+          .some((hit) => hit.includes('kvmha-sentinel')),
+      async (node) => guest.fault(node).set('W', guest.disk),
+    );
+    assert.deepEqual(done, [
+      { proved: true, byFirst: false },
+      { proved: false, byFirst: false },
+    ]);
+  });
+
+  it('is told by the next watcher when the first is killed between the proof and the report', async () => {
+    const [guest] = await cluster.startGuests([['unheard', { prefers: ['node2'], monitor }]]);
+    const program = '/usr/sbin/crm_resource';
+    const mute = `#!/bin/sh
+case "$*" in *--fail*) touch /run/lab/failing; exec sleep 1000 ;; esac
+exec ${program}.real "$@"
+`;
+    const done = await survivesItsWatcher(
+      guest,
+      async (node) => {
+        await cluster.sh(`mv ${program} ${program}.real`, node);
+        node.write(program, mute);
+        await cluster.sh(`chmod 755 ${program}`, node);
+        guest.fault(node).set('W', guest.disk);
+      },
+      async (node) => (await node.exec(['test', '-e', '/run/lab/failing'])).exitCode === 0,
+      (node) => cluster.sh(`mv ${program}.real ${program}`, node),
+    );
+    assert.deepEqual(done, [
+      { proved: true, byFirst: true },
+      { proved: false, byFirst: false },
+    ]);
   });
 
   /** Waits until the watcher has written down how its attempt to deal with a fault ended. */
