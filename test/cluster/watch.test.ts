@@ -219,6 +219,8 @@ exec ${program}.real "$@"
     const nodes = await Promise.all(guests.map((guest) => guest.runsOn()));
     const [node1, node2, node3] = nodes as [LabNode, LabNode, LabNode];
     const stays = async (guest: ClusterGuest, node: LabNode, why: RegExp) => {
+      // Pacemaker has ended the monitors by then, where it does, so that they begin anew afterwards.
+      await cluster.settled();
       await new Watch(node).follows(guest.name);
       guest.fault(node).set('W', guest.disk);
       assert.match(await concludes(node, guest), why);
@@ -234,7 +236,7 @@ exec ${program}.real "$@"
     await cluster.sh('crm_attribute -n maintenance-mode -v true');
     await stays(maintained, node3, /the cluster is in maintenance mode$/);
 
-    // The monitors that begin anew then find it. That of the unmanaged guest fails, and is acted on once it is managed.
+    // The monitors then find it. That of the unmanaged guest fails, and is acted on once it is managed.
     await cluster.sh('crm_attribute -n maintenance-mode -D');
     await maintained.runsOn(...others(node3));
     await cluster.sh(`crm_attribute -N ${node2.name} -n maintenance -D`);
