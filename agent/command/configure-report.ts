@@ -186,6 +186,9 @@ async function applyPlans(
   for (const [resource, place] of places) {
     say(`${resource} ${place === undefined ? 'runs nowhere' : `runs on ${place}`}.`);
   }
+  if (todo.length > 0) {
+    say('"kvmha doctor" on each node says what else would keep a guest from failing over.');
+  }
   if (json) {
     print(`${JSON.stringify({ plans, places: Object.fromEntries(places) }, null, 2)}\n`);
   }

@@ -45,6 +45,7 @@ export async function preview(
     actions,
     hindrances: [
       ...(existsSync(AGENT) ? [] : [`${AGENT} is not there: install kvmha on every node first`]),
+      ...withoutFencing(plans, configuration),
       ...(invalid === undefined ? [] : [`crm_verify refuses the configuration: ${invalid}`]),
       ...pending.map((each) => `the cluster has something to do at this moment: ${actionInWords(each)}`),
       ...disturbances(actions, fresh).map((each) => `the cluster would then ${actionInWords(each)}`),
@@ -53,6 +54,16 @@ export async function preview(
       ),
     ],
   };
+}
+
+/** A guest that the cluster has already is in no greater danger than before. */
+export function withoutFencing(
+  plans: readonly Plan[],
+  { options }: Pick<ClusterConfiguration, 'options'>,
+): string[] {
+  return plans.some(({ kind }) => kind === 'new') && isOff(options.get('stonith-enabled'))
+    ? ['fencing is switched off (stonith-enabled=false), and without it a guest may run twice']
+    : [];
 }
 
 /** Why a resource cannot be adopted as it is at this moment. */
@@ -123,6 +134,10 @@ export async function apply(
   );
   await demand('crm_resource', ['--wait'], deadline);
   return placesOf(plans, deadline);
+}
+
+function isOff(value: string | undefined): boolean {
+  return value !== undefined && /^(false|off|no|n|0)$/i.test(value);
 }
 
 function isOn(value: string | undefined): boolean {

@@ -66,6 +66,8 @@ export interface HostFacts {
   readonly qemuUser: { readonly name: string; readonly uid: number; readonly groups: readonly number[] };
   /** libvirt gives a guest its images at the start. */
   readonly dynamicOwnership: boolean;
+  /** The kernel takes locks on NFS again that it had lost, as if nobody else had had them meanwhile. */
+  readonly recoversLostLocks: boolean;
   /** qemu.conf's lock_manager, `lockd` or `sanlock`. */
   readonly lockManager: string | undefined;
 }
@@ -117,6 +119,8 @@ export interface ImageFacts {
   readonly readOnly: boolean;
   readonly shareable: boolean;
   readonly file: Known<FileFacts>;
+  /** The storage did not answer in time: nothing else may be asked of it. */
+  readonly hangs: boolean;
 }
 
 export interface FileFacts {

@@ -2,6 +2,8 @@ import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
 import type { DoctorReport } from '../../agent/command/doctor-report.ts';
 import type { Finding } from '../../lib/doctor/finding.ts';
+import { FuseFile } from '../fault/fuse.ts';
+import { createDisk } from '../guest/witness.ts';
 import type { LabNode } from '../lab/client.ts';
 import { processesNamed } from '../support/host.ts';
 import { Cluster, type ClusterGuest } from './support.ts';
@@ -123,22 +125,41 @@ property no-quorum-policy=ignore
     assert.match(unknown.stderr, /nothing is known of a guest "ghost"/);
   });
 
-  it('says that libvirt does not answer, or hangs, and judges the rest', async () => {
+  it('says that storage and libvirt hang, and judges the rest', async (t) => {
+    const withFuse = FuseFile.isPossible;
+    if (withFuse) {
+      await createDisk('/shared/hung.img', { node });
+    } else {
+      t.diagnostic('without storage that hangs: the kernel has no FUSE');
+    }
+    await using file = withFuse ? await FuseFile.start(node, '/shared/hung.img', 'hung') : undefined;
+    const hung = await cluster.makeGuest('hung', { domain: { disks: [{ path: file?.path ?? '/nothing' }] } });
+    await cluster.configure(
+      `primitive hung ocf:kvmha:KvmGuest params config=${hung.config} meta target-role=Stopped\nproperty no-quorum-policy=ignore\n`,
+    );
+    await cluster.settled();
     const pids = processesNamed(node, 'libvirtd');
     assert.ok(pids.length > 0);
     for (const pid of pids) {
       process.kill(pid, 'SIGSTOP');
     }
+    await file?.hang();
     try {
-      await cluster.sh('crm_attribute --name stonith-enabled --update false');
       const { findings } = await examine(node);
       assert.deepEqual(rules(findings, node.name), ['libvirt-silent']);
-      assert.deepEqual(rules(findings, 'cluster'), ['stonith-disabled']);
+      assert.deepEqual(rules(findings, 'cluster'), ['quorum-ignored']);
+      assert.deepEqual(rules(findings, 'vm1'), []);
+      assert.ok(rules(findings, 'hung').includes('no-preserved-rule'));
+      assert.match(
+        findings.find(({ rule, subject }) => rule === 'image-unseen' && subject === 'hung')?.reason ?? '',
+        withFuse ? /hung\.fuse of disk vda cannot be looked at .*did not end in time/ : /\/nothing/,
+      );
     } finally {
+      await file?.resume();
       for (const pid of pids) {
         process.kill(pid, 'SIGCONT');
       }
-      await cluster.sh('crm_attribute --name stonith-enabled --update true');
+      await cluster.sh('crm --force configure delete hung && crm_attribute --name no-quorum-policy --delete');
     }
   });
 

@@ -19,7 +19,7 @@ import { assessGuest } from '../../quiesce/assess-guest.ts';
 import { readTextFile } from '../../text-file.ts';
 import { type GuestDefinition, parseDefinition } from '../definition.ts';
 import { type GuestFacts, type Known, known, type RunningFacts, unknown } from '../facts.ts';
-import { collectImages } from './images.ts';
+import { collectImages, silenceOf } from './images.ts';
 
 /** More than any domain XML needs, in bytes. */
 const MAX_XML = 1024 * 1024;
@@ -33,6 +33,8 @@ export interface Subject {
   readonly definition: Known<GuestDefinition>;
   /** What this node knows of it. */
   readonly guest: Guest | undefined;
+  /** The storage that its XML is on does not answer. */
+  readonly hangs?: true;
 }
 
 /** Every guest that the cluster is configured to run, and every one that this node knows beside. */
@@ -46,13 +48,17 @@ export async function subjectsOf(
   );
   const configured = await Promise.all(
     resources.map(async (resource): Promise<Subject> => {
-      const definition = await attempt(async () => {
-        const path = resource.parameters.get('config') ?? '';
-        return parseDefinition((await readTextFile(path, MAX_XML)).text, path);
-      });
+      const path = resource.parameters.get('config') ?? '';
+      // A read of our own on storage that hangs would never end, nor let this process end.
+      const silence = await silenceOf(path, deadline);
+      const definition =
+        silence === undefined
+          ? await attempt(async () => parseDefinition((await readTextFile(path, MAX_XML)).text, path))
+          : unknown(silence);
       const local = guests.find((guest) => guest.resource === resource.id);
       const name = definition.kind === 'known' ? definition.value.name : (local?.name ?? resource.id);
-      return { name, resource, definition, guest: local ?? guests.find((guest) => guest.name === name) };
+      const guest = local ?? guests.find((each) => each.name === name);
+      return { name, resource, definition, guest, ...(silence === undefined ? {} : { hangs: true }) };
     }),
   );
   const others = guests.filter((guest) => !configured.some(({ name }) => name === guest.name));
@@ -78,7 +84,7 @@ export async function subjectsOf(
  * @param closely whether to ask its QEMU and the scheduler, too
  */
 export async function collectGuest(
-  { name, resource, definition, guest }: Subject,
+  { name, resource, definition, guest, hangs }: Subject,
   closely: boolean,
   wholeDeadline: Deadline,
 ): Promise<GuestFacts> {
@@ -87,9 +93,11 @@ export async function collectGuest(
     Object.fromEntries([...(resource?.parameters ?? [])].map(([key, value]) => [`OCF_RESKEY_${key}`, value])),
   );
   const isOurs = resource?.agent === KVM_GUEST;
-  const local = isOurs ? await findLocalProblems(parameters) : [];
+  const local = isOurs && !hangs ? await findLocalProblems(parameters) : [];
   const policyPath = isOurs ? parameters.policy : DEFAULT_POLICY_PATH;
-  const running = guest === undefined || !closely ? undefined : await runningFacts(guest, deadline);
+  const images = definition.kind === 'known' ? await collectImages(definition.value.disks, deadline) : [];
+  const silent = images.some((image) => image.hangs);
+  const running = guest === undefined || !closely ? undefined : await runningFacts(guest, silent, deadline);
   return {
     name,
     uuid: guest?.uuid ?? (definition.kind === 'known' ? definition.value.uuid : undefined),
@@ -101,7 +109,7 @@ export async function collectGuest(
     policy: await attempt(() => loadPolicy(policyPath)),
     policyPath,
     domain: guest === undefined ? undefined : await domainFacts(guest, deadline),
-    images: definition.kind === 'known' ? await collectImages(definition.value.disks, deadline) : [],
+    images,
     running,
     destination:
       resource === undefined || running === undefined || running.preserved
@@ -134,7 +142,11 @@ async function domainFacts(guest: Guest, deadline: Deadline): Promise<GuestFacts
       };
 }
 
-async function runningFacts(guest: Guest, deadline: Deadline): Promise<RunningFacts | undefined> {
+async function runningFacts(
+  guest: Guest,
+  silentStorage: boolean,
+  deadline: Deadline,
+): Promise<RunningFacts | undefined> {
   const seen = await look(guest, deadline);
   try {
     const { qemu, observation, record } = seen;
@@ -144,7 +156,7 @@ async function runningFacts(guest: Guest, deadline: Deadline): Promise<RunningFa
           pid: qemu.pid,
           ownSocket: existsSync(socketsOf(guest.name)?.agent ?? ''),
           preserved: observation.quiesceBegun || observation.proof !== undefined || record !== undefined,
-          refusals: await refusalsOf(seen, deadline),
+          refusals: silentStorage ? unknown('its storage does not answer') : await refusalsOf(seen, deadline),
           definition: await attempt(async () =>
             parseDefinition(
               await guest.virsh.command(['dumpxml', guest.uuid ?? qemu.uuid ?? guest.name], deadline),

@@ -20,6 +20,9 @@ const QEMU_CONF = '/etc/libvirt/qemu.conf';
 /** Its owner is the user that libvirt runs qemu as, where qemu.conf does not say. */
 const QEMU_DIRECTORY = '/var/lib/libvirt/qemu';
 
+/** The module parameter nfs.recover_lost_locks (Linux, admin-guide/kernel-parameters.txt). */
+const RECOVER_LOST_LOCKS = '/sys/module/nfs/parameters/recover_lost_locks';
+
 /** Milliseconds in which the watcher must answer. */
 const PATIENCE = 3000;
 
@@ -33,6 +36,7 @@ export async function collectHost(deadline: Deadline): Promise<HostFacts> {
     watcher: await watcher(deadline.within(PATIENCE)),
     qemuUser: qemuUser(conf),
     dynamicOwnership: (conf.get('dynamic_ownership') ?? '1') !== '0',
+    recoversLostLocks: readText(RECOVER_LOST_LOCKS).trim() === 'Y',
     lockManager: conf.get('lock_manager'),
   };
 }

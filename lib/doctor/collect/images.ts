@@ -3,12 +3,12 @@ import { dirname } from 'node:path';
 import type { Deadline } from '../../deadline.ts';
 import { isKvmhaError, messageOf } from '../../error.ts';
 import type { DiskXml } from '../../libvirt/domain-xml.ts';
-import { runChecked } from '../../run.ts';
-import { type FileAccess, type FileFacts, type ImageFacts, type Known, known, unknown } from '../facts.ts';
+import { run, runChecked } from '../../run.ts';
+import { type FileAccess, type FileFacts, type ImageFacts, known, unknown } from '../facts.ts';
 import { mountOf, parseMounts } from '../mounts.ts';
 
 /** Milliseconds in which storage must tell what a file is. */
-const PATIENCE = 5000;
+const PATIENCE = 3000;
 
 const S_IFMT = 0o170000;
 const S_IFREG = 0o100000;
@@ -21,18 +21,20 @@ export function collectImages(disks: readonly DiskXml[], deadline: Deadline): Pr
     return path === undefined ? [] : [{ disk, path }];
   });
   return Promise.all(
-    images.map(async ({ disk, path }) => ({
-      target: disk.target.dev ?? '?',
-      path,
-      readOnly: disk.readonly || disk.device === 'cdrom',
-      shareable: disk.shareable,
-      file: await lookAt(path, deadline.within(PATIENCE)),
-    })),
+    images.map(
+      async ({ disk, path }): Promise<ImageFacts> => ({
+        target: disk.target.dev ?? '?',
+        path,
+        readOnly: disk.readonly || disk.device === 'cdrom',
+        shareable: disk.shareable,
+        ...(await lookAt(path, deadline.within(PATIENCE))),
+      }),
+    ),
   );
 }
 
 /** In children: on storage that hangs, the system calls never return, and cannot be taken back. */
-async function lookAt(path: string, deadline: Deadline): Promise<Known<FileFacts>> {
+async function lookAt(path: string, deadline: Deadline): Promise<Pick<ImageFacts, 'file' | 'hangs'>> {
   try {
     const resolved = (
       await runChecked('realpath', ['--canonicalize-existing', '--zero', path], { deadline })
@@ -47,14 +49,32 @@ async function lookAt(path: string, deadline: Deadline): Promise<Known<FileFacts
         : [{ path: of, mode: Number.parseInt(mode, 16), uid: Number(uid), gid: Number(gid) }];
     });
     const type = (access[0]?.mode ?? 0) & S_IFMT;
-    return known({
+    const file = known<FileFacts>({
       kind: type === S_IFREG ? 'file' : type === S_IFBLK ? 'block' : 'other',
       access: access.map((each) => ({ ...each, mode: each.mode & 0o7777 })),
       mount: mountOf(resolved, parseMounts(readFileSync('/proc/self/mountinfo', 'utf8'))),
     });
+    return { file, hangs: false };
   } catch (error) {
     if (isKvmhaError(error)) {
-      return unknown(messageOf(error));
+      return { file: unknown(messageOf(error)), hangs: isKvmhaError(error, 'deadline') };
+    }
+    throw error;
+  }
+}
+
+/**
+ * Whether the storage that a file is on answers at all, be the file there or not.
+ *
+ * @returns why not; undefined if it does
+ */
+export async function silenceOf(path: string, deadline: Deadline): Promise<string | undefined> {
+  try {
+    await run('stat', [path], { deadline: deadline.within(PATIENCE), what: `stat ${path}` });
+    return undefined;
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return messageOf(error);
     }
     throw error;
   }

@@ -145,25 +145,31 @@ export const localStorage = ofMount((mount, { path, target, readOnly }, { cluste
   ];
 });
 
-export const nfsLocks = ofMount(({ type, options, point, source }, { path, target }) => {
-  if (type !== 'nfs' && type !== 'nfs4') {
-    return [];
-  }
-  const version = options.find((option) => option.startsWith('vers='))?.slice('vers='.length) ?? '?';
-  const local = options.find(
-    (option) => option === 'nolock' || /^local_lock=(all|posix|flock)$/.test(option),
-  );
-  if (local !== undefined) {
-    return [
-      {
-        rule: 'nfs-locks',
-        severity: 'error',
-        reason: `${path} (disk ${target}) is on NFS ${version} mounted with ${local}: QEMU's locks on images stay on this node, and do not keep a second QEMU on another one away`,
-        fix: `mount ${source} on ${point} without ${local}: mount -t nfs4 ${source} ${point}`,
-      },
-    ];
-  }
-  return version.startsWith('4')
+/** Mount options with which fcntl(2) locks, which QEMU takes on its images, are the node's own (nfs(5), gfs2(5)). */
+const LOCAL_LOCKS: Readonly<Record<string, RegExp>> = {
+  nfs: /^(nolock|local_lock=(all|posix))$/,
+  nfs4: /^local_lock=(all|posix)$/,
+  gfs2: /^(localflocks|lockproto=lock_nolock)$/,
+  ocfs2: /^localflocks$/,
+};
+
+export const localLocks = ofMount(({ type, options, point, source }, { path, target }) => {
+  const local = options.find((option) => LOCAL_LOCKS[type]?.test(option));
+  return local === undefined
+    ? []
+    : [
+        {
+          rule: 'local-locks',
+          severity: 'error',
+          reason: `${path} (disk ${target}) is on ${type} mounted with ${local}: QEMU's locks on images stay on this node, and do not keep a second QEMU on another one away`,
+          fix: `mount ${source} on ${point} without ${local}, and take it out of /etc/fstab`,
+        },
+      ];
+});
+
+export const nfsVersion = ofMount(({ type, options, point, source }, { path, target }) => {
+  const version = options.find((option) => option.startsWith('vers='))?.slice('vers='.length);
+  return type !== 'nfs' || version === undefined || version.startsWith('4')
     ? []
     : [
         {
@@ -174,6 +180,26 @@ export const nfsLocks = ofMount(({ type, options, point, source }, { path, targe
         },
       ];
 });
+
+/** QEMU's locks on a file in /dev are this host's own. */
+export const unlockedDevice = ofImage(({ file, path, target, readOnly, shareable }, _, { host, cluster }) =>
+  file.kind === 'known' &&
+  file.value.kind === 'block' &&
+  !readOnly &&
+  !shareable &&
+  host.lockManager === undefined &&
+  cluster.kind === 'known' &&
+  cluster.value.configuration.nodes.length > 1
+    ? [
+        {
+          rule: 'unlocked-device',
+          severity: 'note',
+          reason: `${path} (disk ${target}) is a block device, on which QEMU's locks do not reach other nodes: nothing but the cluster keeps a second QEMU off it`,
+          fix: 'lock_manager = "lockd" in /etc/libvirt/qemu.conf, and a lock space in qemu-lockd.conf (docs/storage.md)',
+        },
+      ]
+    : [],
+);
 
 /** A soft mount gives up on a write that the server may still carry out. */
 export const softMount = ofMount(({ type, options, point, source }, { path, target }) =>
@@ -254,7 +280,9 @@ export const DISK_RULES = [
   cacheMode,
   imageMissing,
   localStorage,
-  nfsLocks,
+  localLocks,
+  nfsVersion,
+  unlockedDevice,
   softMount,
   imageAccess,
   sameImage,

@@ -201,18 +201,34 @@ export function noWatcher({ host, node, guests }: Facts): Finding[] {
       ];
 }
 
-export function lockManager({ host, node }: Facts): Finding[] {
-  return host.lockManager === undefined
+/** sanlock kills the domains whose leases it cannot renew, which is fencing at a time of its own. */
+export function sanlock({ host, node }: Facts): Finding[] {
+  return host.lockManager !== 'sanlock'
     ? []
     : [
         {
-          rule: 'lock-manager',
-          severity: 'note',
+          rule: 'sanlock',
+          severity: 'warning',
           subject: node,
-          reason: `libvirt uses the lock manager ${host.lockManager} (qemu.conf): whether it lets go of the images of a preserved guest was not examined`,
-          fix: "try it: kvmha quiesce a guest of no importance, start it elsewhere; QEMU's own image locks need no lock manager",
+          reason:
+            'libvirt uses sanlock (qemu.conf): when the storage of its leases is lost it ends guests that would have been preserved, unless <on_lockfailure> says otherwise',
+          fix: '<on_lockfailure>ignore</on_lockfailure>    in the XML of the guests, or lock_manager = "lockd" in /etc/libvirt/qemu.conf',
         },
       ];
+}
+
+export function lostLocks({ host, node }: Facts): Finding[] {
+  return host.recoversLostLocks
+    ? [
+        {
+          rule: 'lost-locks',
+          severity: 'error',
+          subject: node,
+          reason: `nfs.recover_lost_locks is on: after ${node} was cut off, its kernel takes the locks on images again that another node has had since, and writes on`,
+          fix: 'echo N >/sys/module/nfs/parameters/recover_lost_locks    # and remove nfs.recover_lost_locks=1 from /etc/modprobe.d and the kernel command line',
+        },
+      ]
+    : [];
 }
 
 export const HOST_RULES = [
@@ -226,5 +242,6 @@ export const HOST_RULES = [
   clockIsNotKept,
   clockAhead,
   noWatcher,
-  lockManager,
+  sanlock,
+  lostLocks,
 ] as const;

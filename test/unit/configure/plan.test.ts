@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
 import type { RunningCluster } from '../../../lib/cluster/cluster-view.ts';
 import { type ClusterConfiguration, parseConfiguration } from '../../../lib/cluster/configuration.ts';
-import { unfitFor } from '../../../lib/configure/apply.ts';
+import { unfitFor, withoutFencing } from '../../../lib/configure/apply.ts';
 import { commandsFor, fragment, TOOLS } from '../../../lib/configure/commands.ts';
 import { withHistoryOf, withOption, withPlans } from '../../../lib/configure/edit.ts';
 import { type Change, changeInWords, type Plan, planChange, planNew } from '../../../lib/configure/plan.ts';
@@ -229,6 +229,17 @@ describe('disturbances', () => {
       disturbances(actions, ['new']).map(({ action, resource, where }) => `${action} ${resource} ${where}`),
       ['start web node2', 'move db node1 to node2'],
     );
+  });
+});
+
+describe('withoutFencing', () => {
+  it('refuses new guests where fencing is switched off, and lets others be adopted', () => {
+    const options = new Map([['stonith-enabled', 'false']]);
+    const fresh: Plan = { kind: 'new', resource: 'web', config: '/srv/web.xml' };
+    const old: Plan = { kind: 'change', resource: 'db', changes: [{ kind: 'agent' }] };
+    assert.match(withoutFencing([old, fresh], { options }).join(), /fencing is switched off/);
+    assert.deepEqual(withoutFencing([old], { options }), []);
+    assert.deepEqual(withoutFencing([fresh], { options: new Map() }), []);
   });
 });
 

@@ -115,6 +115,7 @@ const HOST: HostFacts = {
   watcher: known('answers'),
   qemuUser: { name: 'libvirt-qemu', uid: 64055, groups: [64055, 109] },
   dynamicOwnership: true,
+  recoversLostLocks: false,
   lockManager: undefined,
 };
 
@@ -158,6 +159,7 @@ export async function factsWith(fault: Fault = {}): Promise<Facts> {
     path: disk?.source.file ?? '',
     readOnly: disk?.readonly ?? false,
     shareable: disk?.shareable ?? false,
+    hangs: false,
     file: known({ ...FILE, mount: { ...NFS, ...fault.mount }, ...fault.file }),
     ...fault.image,
   };

@@ -1,7 +1,8 @@
 import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
 import { describe, it } from 'node:test';
 import { type Facts, type GuestFacts, known, unknown } from '../../../lib/doctor/facts.ts';
-import type { Finding, Severity } from '../../../lib/doctor/finding.ts';
+import { type Finding, SEVERITIES, type Severity } from '../../../lib/doctor/finding.ts';
 import { judge } from '../../../lib/doctor/judge.ts';
 import * as cluster from '../../../lib/doctor/rules/cluster.ts';
 import * as disk from '../../../lib/doctor/rules/disk.ts';
@@ -170,12 +171,23 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
     ],
   ],
   [
-    host.lockManager,
+    host.sanlock,
     [
       {
-        what: 'virtlockd',
-        fault: { host: { lockManager: 'lockd' } },
-        found: [['note', 'lock-manager', /lockd/]],
+        what: 'sanlock',
+        fault: { host: { lockManager: 'sanlock' } },
+        found: [['warning', 'sanlock', /<on_lockfailure>/]],
+      },
+      { what: 'nothing wrong with lockd', fault: { host: { lockManager: 'lockd' } }, found: [] },
+    ],
+  ],
+  [
+    host.lostLocks,
+    [
+      {
+        what: 'locks that are taken again',
+        fault: { host: { recoversLostLocks: true } },
+        found: [['error', 'lost-locks', /recover_lost_locks/]],
       },
     ],
   ],
@@ -488,6 +500,11 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
         fault: { guest: { resource: undefined } },
         found: [['note', 'no-resource', /kvmha configure/]],
       },
+      {
+        what: 'one that runs here',
+        fault: { guest: { resource: undefined }, running: {} },
+        found: [['warning', 'no-resource']],
+      },
     ],
   ],
   [
@@ -737,6 +754,11 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
         fault: { running: { label: 'system_u:system_r:svirt_t:s0:c1,c2' } },
         found: [['note', 'confined', /svirt_t/]],
       },
+      {
+        what: 'one that could not make its socket',
+        fault: { running: { label: 'libvirt-6b76 (enforce)', ownSocket: false } },
+        found: [['warning', 'confined', /no QMP socket/]],
+      },
     ],
   ],
 
@@ -833,17 +855,47 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
     ],
   ],
   [
-    disk.nfsLocks,
+    disk.localLocks,
     [
       {
         what: 'NFS whose locks are local',
         fault: { mount: { type: 'nfs', options: ['vers=3', 'hard', 'nolock', 'local_lock=all'] } },
-        found: [['error', 'nfs-locks', /NFS 3 mounted with nolock/]],
+        found: [['error', 'local-locks', /nfs mounted with nolock/]],
       },
+      {
+        what: 'GFS2 whose locks are local',
+        fault: { mount: { type: 'gfs2', options: ['rw', 'localflocks'] } },
+        found: [['error', 'local-locks', /gfs2 mounted with localflocks/]],
+      },
+      {
+        what: 'nothing wrong with flock(2) locks that are local, which QEMU does not take',
+        fault: { mount: { type: 'nfs', options: ['vers=3', 'local_lock=flock'] } },
+        found: [],
+      },
+    ],
+  ],
+  [
+    disk.nfsVersion,
+    [
       {
         what: 'NFS 3',
         fault: { mount: { type: 'nfs', options: ['vers=3', 'hard', 'local_lock=none'] } },
         found: [['note', 'nfs-version']],
+      },
+    ],
+  ],
+  [
+    disk.unlockedDevice,
+    [
+      {
+        what: 'a block device that nothing locks',
+        fault: { file: { kind: 'block' } },
+        found: [['note', 'unlocked-device', /qemu-lockd\.conf/]],
+      },
+      {
+        what: 'nothing wrong with one that lockd locks',
+        fault: { file: { kind: 'block' }, host: { lockManager: 'lockd' } },
+        found: [],
       },
     ],
   ],
@@ -987,6 +1039,31 @@ describe('two guests', () => {
     const subjects = (only?: string) => new Set(judge(facts, only).map(({ subject }) => subject));
     assert.ok(subjects('db').has('db'));
     assert.ok(!subjects('web').has('db'));
+  });
+});
+
+describe('docs/doctor.md', () => {
+  it('names every rule, with the worst that it finds', () => {
+    const manual = readFileSync(new URL('../../../docs/doctor.md', import.meta.url), 'utf8');
+    const rows = [...manual.matchAll(/^\| (`.*`) \| (\w+) \|/gm)].map(([, names = '', worst = '']) => ({
+      names: [...names.matchAll(/`([^`]+)`/g)].map((match) => match[1] ?? ''),
+      worst,
+    }));
+    const found = new Map<string, Severity>([
+      ['same-domain', 'error'],
+      ['same-image', 'error'],
+    ]);
+    for (const [severity, rule] of [...CASES.values()].flatMap((cases) =>
+      cases.flatMap((each) => each.found),
+    )) {
+      const before = found.get(rule) ?? 'note';
+      found.set(rule, SEVERITIES.indexOf(severity) < SEVERITIES.indexOf(before) ? severity : before);
+    }
+    assert.deepEqual(rows.flatMap(({ names }) => names).sort(), [...found.keys()].sort());
+    for (const { names, worst } of rows) {
+      const severities = names.map((name) => SEVERITIES.indexOf(found.get(name) ?? 'note'));
+      assert.equal(worst, SEVERITIES[Math.min(...severities)], names.join());
+    }
   });
 });
 
