@@ -1,4 +1,5 @@
 import type { ClusterResource } from '../../lib/cluster/cluster-view.ts';
+import { HEALTH_ATTRIBUTE } from '../../lib/cluster/node-health.ts';
 import { preservedAttribute } from '../../lib/cluster/placement.ts';
 import type { SurveyedCluster } from '../../lib/cluster/survey.ts';
 import { OCF } from '../../lib/ocf.ts';
@@ -76,7 +77,14 @@ function healthAttention(
       ? 'Nothing follows, as node-health-strategy is none: migrate its guests away, or run ' +
         '"crm_attribute --name=node-health-strategy --update=migrate-on-red"'
       : `The cluster goes by node-health-strategy=${strategy}`;
-  const deletes = bad.map(([name]) => `"attrd_updater --name='${name}' --delete --node=${node}"`).join(', ');
+  // Our own would be set again by the node's watcher.
+  const deletes = bad
+    .map(([name]) =>
+      name === HEALTH_ATTRIBUTE
+        ? `"kvmha host-health green" on ${node}`
+        : `"attrd_updater --name='${name}' --delete --node=${node}"`,
+    )
+    .join(', ');
   return [
     `it is ${state} (${bad.map(([name, value]) => `${name} ${value}`).join(', ')}). ${follows}. ` +
       `When it is repaired: ${deletes}`,

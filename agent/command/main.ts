@@ -5,6 +5,7 @@ import { print, printError } from '../output.ts';
 import { addConfigure } from './configure.ts';
 import { addDoctor } from './doctor.ts';
 import { EXIT, UsageError } from './exit.ts';
+import { addHost } from './host.ts';
 import { addMetrics } from './metrics.ts';
 import { addPolicy } from './policy.ts';
 import { readSeconds } from './seconds.ts';
@@ -163,6 +164,7 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
   addConfigure(program, exit);
   addDoctor(command, exit);
   addMetrics(command, exit);
+  addHost(program, exit);
   addPolicy(program, exit);
   addTimeline(program, exit);
   addWatch(program, exit);

@@ -7,6 +7,7 @@ import { deadlineOf, demandRoot, nothingKnown } from './chosen.ts';
 import { type ClusterReport, clusterReport } from './cluster-status.ts';
 import { paintForOutput } from './colour.ts';
 import { EXIT, type ExitCode } from './exit.ts';
+import { hostProblems } from './host-health.ts';
 import { type Looked, live } from './live.ts';
 import type { CommonOptions } from './main.ts';
 import { reportOnAll } from './report.ts';
@@ -85,7 +86,8 @@ async function observe(word: string | undefined, options: StatusOptions): Promis
     time: new Date().toISOString(),
     libvirtSilent: known.libvirtSilent ?? null,
     clusterSilent: survey.kind === 'silent' ? survey.why : null,
-    problems: known.problems,
+    // What is wrong with this node's hardware is no guest's.
+    problems: word === undefined ? [...known.problems, ...hostProblems()] : known.problems,
     guests,
     cluster,
   };

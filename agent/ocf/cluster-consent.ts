@@ -36,7 +36,7 @@ export async function hindranceToChange(
 /**
  * Asked before the first step of a quiesce that cannot be taken back: can the cluster start the guest elsewhere, and
  * is it not one of many that a passing disturbance of storage has stopped? A stop asks only the first, since the
- * guest ends in any case.
+ * guest ends in any case. Where it is one of many, the node's health says so to the cluster.
  *
  * @param guest uuid of the domain, to tell guests apart
  */
@@ -68,6 +68,10 @@ export async function consentToQuiesce(
     return { kind: 'given', withdraw: () => {} };
   }
   const answer = enterStormGuard(guest, storm);
+  if (answer.kind === 'held' && answer.isStorm) {
+    const { reportStorm } = await import('../../lib/host/storm.ts');
+    await reportStorm(answer.why, context, deadline);
+  }
   return answer.kind === 'held'
     ? { kind: 'hold', why: answer.why }
     : { kind: 'given', withdraw: answer.withdraw };

@@ -1,10 +1,12 @@
 import { Deadline } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { makeSocketDirectories, WATCHER_SOCKETS } from '../../lib/guest/sockets.ts';
+import { HealthKeeper } from '../../lib/host/keeper.ts';
 import { Journal } from '../../lib/journal.ts';
 import { readStat } from '../../lib/linux/process.ts';
 import { makeStateDirectory } from '../../lib/record/directory.ts';
 import { lockFile } from '../../lib/record/lock.ts';
+import { HostWatch } from '../../lib/watch/host-watch.ts';
 import { LOCK, type Status, StatusServer } from '../../lib/watch/status.ts';
 import { Watcher } from '../../lib/watch/watcher.ts';
 import { version } from '../built-in.ts';
@@ -43,9 +45,13 @@ export async function watchGuests(): Promise<number> {
     const lock = await lockFile(LOCK, 'another watcher runs on this node', Deadline.in(LOCK_PATIENCE));
     makeSocketDirectories();
     await loadEverything();
-    const watcher = new Watcher(WATCHER_SOCKETS, new NodeWorld(log, journal));
+    const host = new HostWatch(new HealthKeeper(log, journal), log, journal);
+    const world = new NodeWorld(log, journal, ({ name }) => host.guestHit(name));
+    const watcher = new Watcher(WATCHER_SOCKETS, world);
     watcher.start();
-    const server = await StatusServer.listen(statusOf(watcher));
+    // Nobody waits for it: the guests matter more.
+    void host.start();
+    const server = await StatusServer.listen(statusOf(watcher, host));
     process.on('SIGHUP', () => {
       log.info('looking at all guests of this node anew');
       watcher.reread();
@@ -54,7 +60,8 @@ export async function watchGuests(): Promise<number> {
     log.info('watching the guests of this node');
     const signal = await ended;
     log.info(`${signal}: no longer watching the guests of this node`);
-    await Deadline.in(END_PATIENCE).race(watcher.stop(), 'what is being done about guests');
+    const ending = Promise.all([watcher.stop(), host.stop()]);
+    await Deadline.in(END_PATIENCE).race(ending, 'what is being done about guests');
     server.close();
     lock.release();
     return 0;
@@ -89,8 +96,14 @@ function untilTold(): Promise<NodeJS.Signals> {
   });
 }
 
-function statusOf(watcher: Watcher): () => Status {
+function statusOf(watcher: Watcher, host: HostWatch): () => Status {
   const since = new Date().toISOString();
   const identity = { pid: process.pid, startTime: readStat(process.pid)?.startTime ?? 0 };
-  return () => ({ watcher: identity, version: version(), since, guests: watcher.status() });
+  return () => ({
+    watcher: identity,
+    version: version(),
+    since,
+    guests: watcher.status(),
+    host: host.status(),
+  });
 }

@@ -42,12 +42,15 @@ const AT_A_TIME = 4;
 export class NodeWorld implements World {
   readonly log: Log;
   readonly journal: Journal;
+  readonly hostLostMemoryOf: (guest: GuestName) => void;
   readonly #turns = new Semaphore(AT_A_TIME);
   readonly #told = new Set<string>();
 
-  constructor(log: Log, journal: Journal) {
+  /** @param hostLostMemoryOf is told of each guest of which QEMU says that the host lost memory of it */
+  constructor(log: Log, journal: Journal, hostLostMemoryOf: (guest: GuestName) => void) {
     this.log = log;
     this.journal = journal;
+    this.hostLostMemoryOf = hostLostMemoryOf;
   }
 
   guests(): ResourceGuest[] {

@@ -109,12 +109,24 @@ export async function isMarked(
   node: string,
   deadline: Deadline,
 ): Promise<
-  | { readonly kind: 'marked' }
-  | { readonly kind: 'not-marked' }
-  | { readonly kind: 'failed'; readonly why: string }
-  | NoAnswer
+  { readonly kind: 'marked' } | { readonly kind: 'not-marked' } | Exclude<AttributeValue, { kind: 'value' }>
 > {
-  const name = preservedAttribute(resource);
+  const answer = await queryAttribute(preservedAttribute(resource), node, deadline);
+  return answer.kind === 'value' ? { kind: answer.value === '1' ? 'marked' : 'not-marked' } : answer;
+}
+
+export type AttributeValue =
+  /** Undefined where the node does not have it. */
+  | { readonly kind: 'value'; readonly value: string | undefined }
+  | { readonly kind: 'failed'; readonly why: string }
+  | NoAnswer;
+
+/** The value of a transient attribute of `node`, as attrd has it: crm_mon hides those whose name begins with #. */
+export async function queryAttribute(
+  name: string,
+  node: string,
+  deadline: Deadline,
+): Promise<AttributeValue> {
   const answer = await ask('attrd_updater', [`--name=${name}`, '--query', `--node=${node}`], deadline);
   if (answer.kind !== 'answer') {
     return answer;
@@ -122,11 +134,11 @@ export async function isMarked(
   if (answer.exitCode !== 0) {
     // Its exit code for that differs between versions, and is that of other failures, too.
     return /attribute does not exist|No such device/i.test(answer.said)
-      ? { kind: 'not-marked' }
+      ? { kind: 'value', value: undefined }
       : { kind: 'failed', why: `attrd_updater exited ${answer.exitCode}: ${answer.said}` };
   }
   const line = answer.stdout.split('\n').find((each) => each.includes(` host="${node}"`));
-  return { kind: line?.includes(' value="1"') ? 'marked' : 'not-marked' };
+  return { kind: 'value', value: / value="([^"]*)"/.exec(line ?? '')?.[1] };
 }
 
 /**

@@ -33,7 +33,13 @@ export type StormAnswer =
       /** Lines of the file that could not be read, see `enterStormGuard`. */
       readonly ignoredLines: number;
     }
-  | { readonly kind: 'held'; readonly why: string; readonly ignoredLines: number };
+  | {
+      readonly kind: 'held';
+      readonly why: string;
+      /** Whether there were too many guests; false if that cannot be known. */
+      readonly isStorm: boolean;
+      readonly ignoredLines: number;
+    };
 
 /** Shared by all guests of the node; emptied at boot, as the clock that it counts by starts anew. */
 export const STORM_FILE = join(STATE_DIRECTORY, 'quiesced');
@@ -95,12 +101,17 @@ export function enterStormGuard(
     append(path, `${Math.floor(clock() * 100) / 100} ${guest} ${token}`);
     lines = readLines(path);
   } catch (error) {
-    return { kind: 'held', why: `${path} cannot be used: ${messageOf(error)}`, ignoredLines: 0 };
+    return {
+      kind: 'held',
+      why: `${path} cannot be used: ${messageOf(error)}`,
+      isStorm: false,
+      ignoredLines: 0,
+    };
   }
   const { entries, ignored: ignoredLines } = lines;
   const own = entries.findIndex((entry) => entry.token === token);
   if (own < 0) {
-    return { kind: 'held', why: `${path} does not keep what is written to it`, ignoredLines };
+    return { kind: 'held', why: `${path} does not keep what is written to it`, isStorm: false, ignoredLines };
   }
   const withdraw = () => {
     try {
@@ -115,7 +126,7 @@ export function enterStormGuard(
     return { kind: 'clear', withdraw, ignoredLines };
   }
   withdraw();
-  return { kind: 'held', why, ignoredLines };
+  return { kind: 'held', why, isStorm: true, ignoredLines };
 }
 
 interface Lines {

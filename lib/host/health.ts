@@ -126,6 +126,13 @@ export function judge(before: HostHealth, error: HostError, policy: HealthPolicy
   return { state: raised, verdict: { do: 'raise', health: wanted, why }, journal };
 }
 
+/** Events were lost before they could be judged. They are told of with what the journal leaves out. */
+export function lost(state: HostHealth, missed: number): HostHealth {
+  const { minor, major } = state.writing;
+  const writing = { minor: { ...minor, leftOut: minor.leftOut + missed }, major };
+  return missed === 0 ? state : { ...state, missed: state.missed + missed, writing };
+}
+
 /** What an operator says the health is. Green also forgets what was counted. */
 export function declare(before: HostHealth, health: Health, why: string, now: Moment): HostHealth {
   const state = { ...before, health, since: now.time, why, byOperator: true };
@@ -215,11 +222,11 @@ function isLossOfMemory({ kind, severity }: HostError): boolean {
 }
 
 function noted(state: HostHealth, error: HostError, now: Moment): HostHealth {
-  const { severity, count, source } = error;
+  const { kind, severity, count, source } = error;
   const page = isLossOfMemory(error) ? pageOf(error)?.toString(16) : undefined;
   return {
     ...state,
-    totals: { ...state.totals, [severity]: state.totals[severity] + count },
+    totals: kind === 'storm' ? state.totals : { ...state.totals, [severity]: state.totals[severity] + count },
     recent: [...state.recent, { time: now.time, words: describeError(error) }].slice(-RECENT),
     pages:
       page === undefined

@@ -6,6 +6,7 @@ import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { isAlive, type ProcessIdentity } from '../linux/process.ts';
 import { STATE_DIRECTORY } from '../record/directory.ts';
 import { readJsonFile, removeFile, writeJsonFile } from '../record/json-file.ts';
+import type { HostStatus } from './host-watch.ts';
 import type { GuestStatus } from './watcher.ts';
 
 /** Held by the watcher of this node; there is one. */
@@ -24,6 +25,8 @@ export interface Status {
   /** Since when it watches (ISO 8601). */
   readonly since: string;
   readonly guests: readonly GuestStatus[];
+  /** How it hears of errors of the host, and what the node's health is. */
+  readonly host: HostStatus;
 }
 
 /** Tells whoever connects to the watcher's socket how it is, and that it is: an answer needs a main loop that turns. */

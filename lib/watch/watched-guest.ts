@@ -145,6 +145,9 @@ export class WatchedGuest implements GuestName {
       return;
     }
     const words = inWords(meaning);
+    if (meaning.kind === 'memory-failure') {
+      this.#world.hostLostMemoryOf(this);
+    }
     const { time, ...said } = event;
     this.#record({
       what: 'seen',

@@ -55,6 +55,8 @@ export interface World {
   policy(guest: GuestName): Promise<GuestPolicy>;
   /** Keeps what was heard, for every look at this run of the guest. @throws KvmhaError `file` */
   keep(guest: GuestName, news: News): void;
+  /** QEMU has said that the host lost memory of the guest's: an error of the host's memory that is heard of is that. */
+  hostLostMemoryOf(guest: GuestName): void;
   /** Quiesces a guest and tells the cluster once that is proved. Does not throw. */
   failOver(guest: GuestName, fault: string): Promise<Recovery>;
 }

@@ -20,7 +20,7 @@ const PATIENCE = 90_000;
 export const WATCHERS = `\
 primitive kvm-watch ocf:kvmha:KvmWatch \
 op start timeout=20s interval=0 op stop timeout=40s interval=0 op monitor timeout=20s interval=5s
-clone kvm-watch-clone kvm-watch
+clone kvm-watch-clone kvm-watch meta allow-unhealthy-nodes=true
 `;
 
 export interface GuestOptions {
@@ -140,6 +140,12 @@ export class Cluster implements AsyncDisposable {
     });
     assert.ok(view, JSON.stringify(last));
     return view;
+  }
+
+  /** What a node's transient attribute is; crm_mon hides those whose name begins with #. */
+  async attribute(name: string, node: LabNode): Promise<string | undefined> {
+    const { stdout } = await this.anyNode.exec(['attrd_updater', '-n', name, '-Q', '-N', node.name]);
+    return / value="([^"]*)"/.exec(stdout)?.[1];
   }
 
   /** What crm_mon shows a person, attributes and failures included. */

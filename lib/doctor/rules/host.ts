@@ -196,7 +196,7 @@ export function noWatcher({ host, node, guests }: Facts): Finding[] {
           severity: 'warning',
           subject: node,
           reason: `no watcher runs on ${node}: a fault waits for the next monitor, and memory failures of the host are not heard of at all`,
-          fix: 'crm configure primitive kvm-watch ocf:kvmha:KvmWatch && crm configure clone kvm-watch-clone kvm-watch    # or pcs resource create kvm-watch ocf:kvmha:KvmWatch clone',
+          fix: 'crm configure primitive kvm-watch ocf:kvmha:KvmWatch && crm configure clone kvm-watch-clone kvm-watch meta allow-unhealthy-nodes=true    # or pcs resource create kvm-watch ocf:kvmha:KvmWatch clone meta allow-unhealthy-nodes=true',
         },
       ];
 }

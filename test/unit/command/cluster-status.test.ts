@@ -314,6 +314,7 @@ describe("a node's health", () => {
           'node2',
           new Map([
             ['#health-memory', value],
+            ['#health-kvmha', value],
             ['#health-disk', 'green'],
           ]),
         ],
@@ -325,9 +326,10 @@ describe("a node's health", () => {
     const text = attention(bad('red')).join('\n');
     assert.match(
       text,
-      /node2: it is red \(#health-memory red\)\. Nothing follows, as node-health-strategy is none/,
+      /node2: it is red \(#health-memory red, #health-kvmha red\)\. Nothing follows, as node-health-strategy is none/,
     );
     assert.match(text, /"attrd_updater --name='#health-memory' --delete --node=node2"/);
+    assert.match(text, /"kvmha host-health green" on node2/);
     assert.doesNotMatch(text, /health-disk/);
     assert.match(
       attention(bad('yellow', 'migrate-on-red')).join('\n'),

@@ -24,6 +24,7 @@ class FakeWorld implements World {
   readonly entries: JournalEntry[] = [];
   readonly kept: News[] = [];
   readonly failedOver: string[] = [];
+  readonly lostMemoryOf: string[] = [];
   readonly problems: string[] = [];
   readonly journal = { record: (entry: JournalEntry) => void this.entries.push(entry) };
   readonly log = {
@@ -48,6 +49,10 @@ class FakeWorld implements World {
 
   keep(_: GuestName, news: News): void {
     this.kept.push(news);
+  }
+
+  hostLostMemoryOf({ name }: GuestName): void {
+    this.lostMemoryOf.push(name);
   }
 
   failOver({ name }: GuestName, fault: string): Promise<Recovery> {

@@ -1,0 +1,206 @@
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { after, before, beforeEach, describe, it } from 'node:test';
+import { Deadline } from '../../lib/deadline.ts';
+import type { HostStatus } from '../../lib/watch/host-watch.ts';
+import { Host } from '../support/host.ts';
+import { Probes } from '../support/trace-probes.ts';
+import { type Entry, journal, Watch } from '../support/watch.ts';
+
+const PATIENCE = 60_000;
+
+/** What rasdaemon's triggers get, see its contrib/mc_event_trigger. */
+const UNCORRECTED = {
+  TYPE: 'Uncorrected',
+  COUNT: '1',
+  MESSAGE: 'memory read error',
+  LABEL: 'DIMM_A1',
+  MC_INDEX: '0',
+  ADDRESS: '1e2b6a000',
+};
+
+let host: Host;
+let watch: Watch;
+before(async () => {
+  host = await Host.up();
+  watch = new Watch(host.node);
+  host.node.write('/etc/ras/kvmha', '#!/bin/sh\nexec kvmha host-error\n');
+  await host.node.check(['chmod', '755', '/etc/ras/kvmha']);
+});
+after(async () => {
+  await watch[Symbol.asyncDispose]();
+  await host[Symbol.asyncDispose]();
+});
+beforeEach(async () => {
+  host.node.write('/etc/kvmha/policy.yaml', '');
+  await host.node.check(['rm', '-f', '/run/kvmha/host.json']);
+});
+
+function entries(): Entry[] {
+  return journal(host.node).filter(({ host: name }) => name !== undefined);
+}
+
+async function health(): Promise<{ exitCode: number; stdout: string; report: Record<string, unknown> }> {
+  const { exitCode, stdout } = await host.node.exec(['kvmha', 'host-health']);
+  const json = await host.node.exec(['kvmha', 'host-health', '--json']);
+  return { exitCode, stdout, report: JSON.parse(json.stdout) };
+}
+
+describe('an error of the host', () => {
+  it("makes health red by a trigger of rasdaemon's, until an operator says green", async () => {
+    const trigger = await host.node.exec(['/etc/ras/kvmha'], { env: UNCORRECTED });
+    assert.equal(trigger.exitCode, 0, trigger.stderr);
+    assert.match(trigger.stderr, /health is red: mc0 DIMM_A1: uncorrected error, memory read error/);
+
+    const red = await health();
+    assert.equal(red.exitCode, 1);
+    assert.match(red.stdout, /^health of node1: red since .*mc0 DIMM_A1.*host-health green/);
+    assert.equal(red.report['health'], 'red');
+    assert.equal(red.report['told'], null);
+    // No cluster runs here.
+    assert.match(String(red.report['untold']), /Pacemaker|crm_mon|not run/);
+    const status = await host.node.exec(['kvmha', 'status']);
+    assert.equal(status.exitCode, 1);
+    assert.match(status.stderr, /health of node1: red/);
+    const said = entries().slice(-3);
+    assert.deepEqual(
+      said.map(({ what }) => what),
+      ['seen', 'decided', 'done'],
+    );
+    assert.equal(said[1]?.['health'], 'red');
+    assert.equal(said[2]?.['outcome'], 'not-told');
+
+    const green = await host.node.exec(['kvmha', 'host-health', 'green', '--reason', 'DIMM replaced']);
+    assert.equal(green.exitCode, 0, green.stderr);
+    assert.equal((await health()).exitCode, 0);
+    assert.equal((await host.node.exec(['kvmha', 'status'])).exitCode, 0);
+  });
+
+  it('is reported by hand, and counted where it was corrected', async () => {
+    host.node.write('/etc/kvmha/policy.yaml', 'host: { corrected: { errors: 10, seconds: 3600 } }\n');
+    const report = (count: string) =>
+      host.node.check([
+        ...['kvmha', 'host-error', '--severity', 'corrected', '--component', 'fan 3', '--count', count],
+      ]);
+    await report('9');
+    assert.equal((await health()).report['health'], 'green');
+    await report('1');
+    const yellow = await health();
+    assert.equal(yellow.report['health'], 'yellow');
+    assert.equal(yellow.report['why'], 'fan 3: 10 corrected errors within 3600 s');
+  });
+
+  it('is only written down where the policy says to observe, and not even that where it is not enabled', async () => {
+    host.node.write('/etc/kvmha/policy.yaml', 'watch: { mode: observe }\n');
+    await host.node.check(['/etc/ras/kvmha'], { env: UNCORRECTED });
+    const { report } = await health();
+    assert.equal(report['untold'], 'the policy says watch.mode: observe');
+    assert.equal(entries().findLast(({ what }) => what === 'decided')?.['mode'], 'observe');
+
+    await host.node.check(['rm', '/run/kvmha/host.json']);
+    host.node.write('/etc/kvmha/policy.yaml', 'host: { enabled: false }\n');
+    const before = entries().length;
+    const { stdout } = await host.node.exec(['/etc/ras/kvmha'], { env: UNCORRECTED });
+    assert.match(stdout, /Not counted, the policy says host.enabled: false/);
+    assert.equal(entries().length, before);
+    assert.equal((await health()).report['health'], 'green');
+  });
+
+  it('is refused where it says nothing', async () => {
+    for (const words of [
+      ['host-error'],
+      ['host-error', '--severity', 'fatal'],
+      ['host-error', '--component', 'fan 3'],
+      ['host-error', '--severity', 'bad', '--component', 'fan 3'],
+      ['host-error', '--severity', 'fatal', '--component', 'fan 3', '--count', '0'],
+      ['host-health', 'blue'],
+    ]) {
+      const { exitCode, stderr } = await host.node.exec(['kvmha', ...words]);
+      assert.equal(exitCode, 2, words.join(' '));
+      assert.match(stderr, /[a-z]/, words.join(' '));
+    }
+  });
+
+  it('makes health not forget itself when many tell of it at a time', async () => {
+    const one = ['kvmha', 'host-error', '--severity', 'corrected', '--component'];
+    const all = Array.from({ length: 8 }, (_, index) => host.node.check([...one, `fan ${index}`]));
+    await Promise.all(all);
+    const { report } = await health();
+    assert.equal((report['totals'] as Record<string, number>)['corrected'], 8);
+  });
+});
+
+describe('the watcher', () => {
+  let probes: Probes | string;
+  before(async () => {
+    probes = Probes.set();
+  });
+  after(async () => {
+    await watch.stop();
+    if (typeof probes !== 'string') {
+      await probes[Symbol.asyncDispose]();
+    }
+  });
+
+  async function status(what: string, fits: (host: HostStatus) => boolean): Promise<HostStatus> {
+    let last: HostStatus | undefined;
+    const found = await Deadline.in(PATIENCE).poll(100, async () => {
+      last = (await watch.tryStatus())?.host;
+      return last !== undefined && fits(last) ? last : undefined;
+    });
+    assert.ok(found, `${what}: ${JSON.stringify(last)}`);
+    return found;
+  }
+
+  it('watches without what the node does not have, and says once what that is', async () => {
+    await watch.start();
+    const { missing } = await status('it has looked', (host) => host.missing.length > 0);
+    assert.ok(missing.some((each) => /tracefs is not mounted/.test(each)));
+    await watch.stop();
+    const log = await host.node.check(['cat', '/var/log/watch.log']);
+    assert.equal(log.match(/errors of the host are not heard of from/g)?.length, 1);
+  });
+
+  it("hears of the kernel's trace events, thousands of them, and once", async (context) => {
+    if (typeof probes === 'string') {
+      context.skip(probes);
+      return;
+    }
+    await host.node.check(['mount', '-t', 'tracefs', 'tracefs', '/sys/kernel/tracing']);
+    await watch.start();
+    await status('it listens', ({ trace }) => trace.includes('memory_failure_event'));
+    await probes.raise(0x4321, 1);
+    const heard = await status('it has heard', ({ recent }) => recent.length === 2);
+    assert.equal(heard.health, 'red');
+    const words = heard.recent.map((each) => each.words);
+    assert.match(words.join('\n'), /a page was lost.*0x4321000/);
+    assert.match(words.join('\n'), /0000:3b:00.0: fatal error/);
+    // What it has heard is not counted again.
+    const mf = { PFN: '0x4321', PAGE_TYPE: 'dirty LRU page', ACTION_RESULT: 'Recovered' };
+    const { stdout } = await host.node.exec(['/etc/ras/kvmha'], { env: mf });
+    assert.match(stdout, /hears of memory_failure_event by itself/);
+
+    const before = entries().length;
+    for (let i = 0; i < 5; i += 1) {
+      await probes.raise(0x10000 * (i + 1), 10_000);
+    }
+    await status('it has lost some', ({ missed }) => missed > 0);
+    await status('it answers', () => true);
+    assert.ok(entries().length - before < 300, `${entries().length - before} lines`);
+    await watch.stop();
+    assert.ok(!existsSync(`${probes.tracefs}/instances/kvmha`), 'its trace instance is left');
+  });
+
+  it('hears of what was raised while it was dead', async (context) => {
+    if (typeof probes === 'string') {
+      context.skip(probes);
+      return;
+    }
+    await watch.start();
+    await status('it listens', ({ trace }) => trace.includes('memory_failure_event'));
+    await watch.kill();
+    await probes.raise(0x4444, 1);
+    await watch.start();
+    await status('it has heard', ({ recent }) => recent.some(({ words }) => words.includes('0x4444000')));
+  });
+});
