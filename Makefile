@@ -6,7 +6,7 @@ SBINDIR ?= $(PREFIX)/sbin
 DOCDIR  ?= $(PREFIX)/share/doc/kvmha
 MANDIR  ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
-MANUAL   = $(sort $(wildcard docs/*.md))
+MANUAL   = $(sort $(wildcard docs/*.md docs/*.svg))
 PAGES    = kvmha.8 ocf_kvmha_KvmGuest.7 ocf_kvmha_KvmWatch.7
 # Pacemaker looks for agents here, whatever PREFIX is.
 OCF_ROOT ?= /usr/lib/ocf
@@ -38,6 +38,8 @@ TESTS      = $(UNIT_TESTS) $(sort $(shell find test -path test/unit -prune -o -n
 NODE_TEST  = node --test --test-reporter=spec --test-timeout=600000
 # How many files of tests run at a time.
 CONCURRENCY ?= 2
+# How often make bench lets each fault come.
+RUNS ?= 3
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
@@ -142,9 +144,10 @@ test: setup build ## Run all tests, with guests and clusters in a lab on this ma
 demo: setup build ## Show a guest fail over without fencing in a cluster on this machine, in a minute (as root)
 	node test/demo/demo.ts
 
-bench: setup build ## Measure start-up and monitor beside VirtualDomain's, in a lab on this machine (as root)
+bench: setup build ## Measure start-up, monitor and failovers beside VirtualDomain's, in half an hour (as root) [RUNS=3]
 	node test/bench/start-up.ts build/kvmha
 	node test/bench/monitor.ts 30 --json build/bench-monitor.json
+	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg
 
 lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)
 	node test/lab/lab.ts up --install build/tree

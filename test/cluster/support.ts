@@ -39,6 +39,8 @@ export interface GuestOptions {
   readonly prefers?: readonly string[];
   /** Without the location rule on the preserved guest's attribute. */
   readonly withoutRule?: boolean;
+  /** What runs it instead of ocf:kvmha:KvmGuest; VirtualDomain preserves no guest, so that there is no rule either. */
+  readonly agent?: 'ocf:heartbeat:VirtualDomain';
 }
 
 /** A lab with a cluster, the installed agent and a fence device. */
@@ -266,10 +268,11 @@ export class ClusterGuest {
       moreOperations = '',
     } = this.#options;
     const { name } = this;
+    const { agent = 'ocf:kvmha:KvmGuest', withoutRule = agent !== 'ocf:kvmha:KvmGuest' } = this.#options;
     const [, primitive = '', location = ''] = block('README.md', 'crm configure\n').split('\n');
     const lines = [
       changed(primitive, [
-        ['primitive vm1 ', `primitive ${name} `],
+        ['primitive vm1 ocf:kvmha:KvmGuest ', `primitive ${name} ${agent} `],
         [
           'config=/etc/libvirt/qemu/vm1.xml',
           `config=${this.config} migration_transport=tcp migrate_options=--unsafe ${parameters}`,
@@ -278,7 +281,7 @@ export class ClusterGuest {
         [' meta ', ` ${moreOperations} meta `],
         ['migration-threshold=1', meta],
       ]),
-      ...(this.#options.withoutRule ? [] : [changed(location, [[/\bvm1\b/g, name]])]),
+      ...(withoutRule ? [] : [changed(location, [[/\bvm1\b/g, name]])]),
       ...(this.#options.prefers ?? []).map(
         (node, index) => `location ${name}-prefers-${index} ${name} ${100 - index}: ${node}`,
       ),
@@ -307,6 +310,11 @@ export class ClusterGuest {
     );
     await this.ticks();
     return this.#cluster.node(node);
+  }
+
+  /** The boots that were seen writing so far, in order. */
+  get writers(): readonly Writer[] {
+    return this.#writers;
   }
 
   /** The nodes on which the cluster has the guest. */

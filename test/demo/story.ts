@@ -2,7 +2,7 @@ import { readFileSync } from 'node:fs';
 import { size, table } from '../../agent/command/table.ts';
 import { sleep } from '../../lib/deadline.ts';
 import { messageOf } from '../../lib/error.ts';
-import type { Cluster, ClusterGuest, Writer } from '../cluster/support.ts';
+import type { Cluster, ClusterGuest, GuestOptions, Writer } from '../cluster/support.ts';
 import { findRecords } from '../guest/witness.ts';
 import type { LabNode } from '../lab/client.ts';
 import { block } from '../support/documentation.ts';
@@ -41,10 +41,19 @@ export class Story {
    * @throws FalseClaim when it is not as it is said to be
    */
   static async tell(screen: Screen, cluster: Cluster): Promise<void> {
-    const make = (name: string) =>
-      // The image is the guest's alone, so that QEMU's own lock is on, too.
-      cluster.makeGuest(name, { domain: { disks: [{ path: `/shared/${name}.img` }] } });
-    const guests = await Promise.all([make('vm1'), make('vm2'), make('vm3')]);
+    const make = (name: string, more: GuestOptions = {}) =>
+      cluster.makeGuest(name, {
+        // The image is the guest's alone, so that QEMU's own lock is on, too.
+        domain: { disks: [{ path: `/shared/${name}.img` }] },
+        monitor: '10s',
+        prefers: ['node1'],
+        ...more,
+      });
+    const guests = await Promise.all([
+      make('vm1'),
+      make('vm2', { agent: 'ocf:heartbeat:VirtualDomain' }),
+      make('vm3'),
+    ]);
     await new Story(screen, cluster, guests).#tell();
   }
 
@@ -62,22 +71,18 @@ export class Story {
   async #start(): Promise<void> {
     const cluster = this.#cluster;
     this.#screen.title('1. Three guests on node1');
-    for (const { name, config } of [this.#vm1, this.#vm2, this.#vm3]) {
-      const xml = await this.#node1.check(['cat', config]);
-      for (const node of cluster.lab.nodes) {
-        node.write(`/etc/libvirt/qemu/${name}.xml`, xml);
-      }
-    }
     this.#screen.step(
       'vm1 and vm3 are configured as the README says, with a monitor each 10 s and the watcher on every node. vm2 is ' +
         'the same under ocf:heartbeat:VirtualDomain. Each counts on a disk of its own that all nodes share.',
     );
     await cluster.sh(block('README.md', 'crm configure primitive kvm-watch'));
-    await cluster.configure(configuration());
-    await Promise.all([this.#vm1, this.#vm2, this.#vm3].map((guest) => guest.runsOn('node1')));
+    const guests = [this.#vm1, this.#vm2, this.#vm3];
+    // What has left node1 stays where it is.
+    const sticky = 'rsc_defaults resource-stickiness=1000\n';
+    await cluster.configure(guests.map((guest) => guest.configuration()).join('') + sticky);
+    await Promise.all(guests.map((guest) => guest.runsOn('node1')));
     await cluster.settled();
     await new Watch(this.#node1).follows('vm1');
-    const guests = [this.#vm1, this.#vm2, this.#vm3];
     const ticks = await Promise.all(guests.map(async (guest) => (await guest.ticks()).ticks));
     const words = guests.map(({ name }, index) => `${name} ${ticks[index]}`).join(', ');
     this.#screen.claim(`all three run on node1 and count: ${words} ticks so far`, Math.min(...ticks) > 0);
@@ -335,26 +340,6 @@ export class Story {
 }
 
 type Boot = Awaited<ReturnType<ClusterGuest['boot']>>;
-
-/** The README's guest three times, in crmsh's words. */
-function configuration(): string {
-  const [, ...lines] = block('README.md', 'crm configure\n').split('\n');
-  const recommended = `${lines.filter((line) => line !== 'commit').join('\n')}\n`;
-  const [primitive = ''] = recommended.split('\n');
-  const ofVirtualDomain = primitive
-    .replaceAll('vm1', 'vm2')
-    .replace('ocf:kvmha:KvmGuest', 'ocf:heartbeat:VirtualDomain')
-    // The nodes of the lab speak to each other's libvirt over TCP, and it does not know that they share the disk.
-    .replace('params ', 'params migration_transport=tcp migrate_options=--unsafe ');
-  return [
-    recommended,
-    recommended.replaceAll('vm1', 'vm3'),
-    `${ofVirtualDomain}\n`,
-    ...['vm1', 'vm2', 'vm3'].map((name) => `location ${name}-begins ${name} 100: node1\n`),
-    // What has left node1 stays where it is.
-    'rsc_defaults resource-stickiness=1000\n',
-  ].join('');
-}
 
 /** With which flags (open(2)) a process of a node has a file open. */
 async function openings(node: LabNode, pid: number, path: string): Promise<number[]> {
