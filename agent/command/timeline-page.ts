@@ -171,7 +171,9 @@ function chart(events: readonly JournalLine[]): string {
         `<title>${escaped(`${period.guest} on ${period.node}: ${period.condition}`)}</title></line>`,
     ),
     ...movesOf(periodsOf(events)).map(({ from, to }) => {
-      const [x1, y1, x2, y2] = [x(from), yOf(from.to ?? from.from), x(to), yOf(to.from)];
+      // A preserved copy stays where it is; what goes on elsewhere has left it when it was quiesced.
+      const left = from.to !== undefined && from.to <= to.from ? from.to : from.from;
+      const [x1, y1, x2, y2] = [x(from), yOf(left), x(to), yOf(to.from)];
       return `<path class="move" d="M ${x1} ${y1} C ${x1} ${y2} ${x2} ${y1} ${x2} ${y2}" />`;
     }),
     ...events.map((line, index) => {

@@ -59,6 +59,6 @@ export function timelineProblems({ sources, unreachable, problems }: TimelineRep
 function linesIn(malformed: readonly Malformed[]): string {
   const named = malformed.slice(0, NAMED).map(({ line, why }) => `line ${line} (${why})`);
   const more = malformed.length > NAMED ? [`and ${malformed.length - NAMED} more`] : [];
-  const are = malformed.length === 1 ? '1 line is' : `${malformed.length} lines are`;
-  return `${are} none of a journal: ${[...named, ...more].join(', ')}`;
+  const lines = malformed.length === 1 ? '1 line' : `${malformed.length} lines`;
+  return `${lines} cannot be read: ${[...named, ...more].join(', ')}`;
 }

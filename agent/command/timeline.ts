@@ -49,7 +49,7 @@ export function addTimeline(program: Command, exit: (code: ExitCode) => void): v
     .option('-t, --timeout <seconds>', 'give up after this time', readSeconds, 60)
     .addHelpText(
       'after',
-      '\nExit codes: 0 done, also if a node could not be reached, or a line is none of a journal, which is told; ' +
+      '\nExit codes: 0 done, also if a node could not be reached, or a line cannot be read, which is told; ' +
         '1 a journal of this node or one that was given could not be read, or the page not written; 2 wrong usage.',
     )
     .action(async (guests: string[], options: TimelineOptions) => {

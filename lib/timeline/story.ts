@@ -80,7 +80,8 @@ function tellDone(entry: Entry): Told {
   }
   const outcome = said(entry, 'outcome');
   const tone = outcome === undefined || !UNSUCCESSFUL.includes(outcome) ? 'good' : 'bad';
-  return { words: `${action}${situation}${behind(': ', outcome)}${time}${behind('; ', why)}`, tone };
+  const place = behind(' in ', said(entry, 'directory'));
+  return { words: `${action}${situation}${place}${behind(': ', outcome)}${time}${behind('; ', why)}`, tone };
 }
 
 function said(entry: Entry, name: string): string | undefined {

@@ -110,6 +110,23 @@ describe('the command in a cluster, with a guest preserved on the other node', (
     await says(node1, ['status', 'web'], 0, /^node1 \(here\) +online +green +running/m);
   });
 
+  it('status shows its own node alone, and says why, where the cluster does not answer', async () => {
+    await node2.check([
+      'sh',
+      '-c',
+      'printf "#!/bin/sh\\nsleep 600\\n" >/usr/local/bin/crm_mon; chmod 755 /usr/local/bin/crm_mon',
+    ]);
+    const { stdout } = await says(
+      node2,
+      ['status', '--timeout=5'],
+      1,
+      /^kvmha: the cluster does not answer, so these are/m,
+    );
+    assert.match(stdout, /^db +quiesced-failover-safe /m);
+    assert.doesNotMatch(stdout, /^web|NODE/m);
+    await node2.check(['rm', '/usr/local/bin/crm_mon']);
+  });
+
   it('timeline tells the story of both nodes, and names a node that cannot be reached', async () => {
     const { stdout: here } = await says(
       node2,

@@ -19,6 +19,8 @@ test('help lists the commands, and each has a help of its own with its exit code
   assert.equal(status, 0);
   for (const command of [
     'status',
+    'timeline',
+    'metrics',
     'doctor',
     'configure',
     'proof',

@@ -81,6 +81,20 @@ describe('the page of a timeline', () => {
     assert.equal(page.match(/class="move"/g)?.length, 1, 'from one node to the other');
   });
 
+  test('draws how a guest moved downwards, also when its preserved copy was released later', () => {
+    const entry = { action: 'release', outcome: 'shut-off' };
+    const released = line({
+      node: 'node2',
+      guest: 'db',
+      what: 'done',
+      time: '2026-11-25T07:00:00.000Z',
+      entry,
+    });
+    const page = timelinePage(report([...recordedLines(), released]));
+    const [, from, to] = /class="move" d="M \S+ (\S+) .* (\S+)"/.exec(page) ?? [];
+    assert.ok(Number(from) < Number(to), `from ${from} to ${to}`);
+  });
+
   test('needs nothing from elsewhere, and runs nothing', () => {
     const page = timelinePage(report(recordedLines()));
     assert.deepEqual(page.match(/(?:https?:)?\/\/[^\s"'<]*/g), ['http://www.w3.org/2000/svg']);
@@ -174,7 +188,7 @@ describe('the text of a timeline', () => {
     );
     assert.match(
       text,
-      /^kvmha: a\.jsonl: 7 lines are none of a journal: line 1 \(it is not JSON\),.* and 2 more; left out$/m,
+      /^kvmha: a\.jsonl: 7 lines cannot be read: line 1 \(it is not JSON\),.* and 2 more; left out$/m,
     );
     assert.match(text, /^kvmha: node2 was not reached \(.*no route\): .*--journal node2=FILE$/m);
     assert.match(text, /^kvmha: b\.jsonl cannot be read: ENOENT$/m);
