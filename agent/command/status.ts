@@ -1,5 +1,6 @@
 import { hostname } from 'node:os';
 import { surveyCluster } from '../../lib/cluster/survey.ts';
+import type { Deadline } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { findGuest, knownGuests } from '../../lib/guest/known-guests.ts';
 import { print, printError } from '../output.ts';
@@ -68,14 +69,12 @@ async function watchStatus(
 /** @throws KvmhaError `no-domain` when neither this node nor its cluster knows anything of `word` */
 async function observe(word: string | undefined, options: StatusOptions): Promise<StatusReport> {
   const deadline = deadlineOf(options);
-  const [known, survey, watcher] = await Promise.all([
-    knownGuests(options.connect, deadline),
+  // At the same time: a cluster that does not answer leaves no time for what comes after it.
+  const [{ known, found, guests }, survey, watcher] = await Promise.all([
+    look(word, options, deadline),
     surveyCluster(deadline.within(CLUSTER_PATIENCE)),
     watcherHere(deadline),
   ]);
-  const found = word === undefined ? undefined : findGuest(known, word);
-  const chosen = word === undefined ? known.guests : found === undefined ? [] : [found];
-  const guests = await reportOnAll(chosen, deadline);
   const whole = survey.kind === 'cluster' ? clusterReport(survey, guests, watcher) : null;
   const cluster = whole === null || word === undefined ? whole : only(whole, word);
   if (word !== undefined && found === undefined && !cluster?.guests.length) {
@@ -91,6 +90,14 @@ async function observe(word: string | undefined, options: StatusOptions): Promis
     guests,
     cluster,
   };
+}
+
+/** Looks at the guests of this node, or at the one that is meant. */
+async function look(word: string | undefined, options: StatusOptions, deadline: Deadline) {
+  const known = await knownGuests(options.connect, deadline);
+  const found = word === undefined ? undefined : findGuest(known, word);
+  const chosen = word === undefined ? known.guests : found === undefined ? [] : [found];
+  return { known, found, guests: await reportOnAll(chosen, deadline) };
 }
 
 /** What concerns one guest. One that was looked at has been found by `word`, whatever that is. */

@@ -116,15 +116,18 @@ describe('the command in a cluster, with a guest preserved on the other node', (
       '-c',
       'printf "#!/bin/sh\\nsleep 600\\n" >/usr/local/bin/crm_mon; chmod 755 /usr/local/bin/crm_mon',
     ]);
-    const { stdout } = await says(
-      node2,
-      ['status', '--timeout=5'],
-      1,
-      /^kvmha: the cluster does not answer, so these are/m,
-    );
-    assert.match(stdout, /^db +quiesced-failover-safe /m);
-    assert.doesNotMatch(stdout, /^web|NODE/m);
-    await node2.check(['rm', '/usr/local/bin/crm_mon']);
+    try {
+      const { stdout } = await says(
+        node2,
+        ['status', '--timeout=5'],
+        1,
+        /^kvmha: the cluster does not answer, so these are/m,
+      );
+      assert.match(stdout, /^db +quiesced-failover-safe /m);
+      assert.doesNotMatch(stdout, /^web|NODE/m);
+    } finally {
+      await node2.check(['rm', '/usr/local/bin/crm_mon']);
+    }
   });
 
   it('timeline tells the story of both nodes, and names a node that cannot be reached', async () => {
