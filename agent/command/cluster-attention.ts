@@ -1,5 +1,5 @@
 import type { ClusterResource } from '../../lib/cluster/cluster-view.ts';
-import { HEALTH_ATTRIBUTE } from '../../lib/cluster/node-health.ts';
+import { HEALTH_ATTRIBUTE, REASON_ATTRIBUTE } from '../../lib/cluster/node-health.ts';
 import { preservedAttribute } from '../../lib/cluster/placement.ts';
 import type { SurveyedCluster } from '../../lib/cluster/survey.ts';
 import { OCF } from '../../lib/ocf.ts';
@@ -40,7 +40,7 @@ export function nodeAttention(
 ): string[] {
   return [
     ...stateAttention(name, state),
-    ...healthAttention(name, health, survey.healthStrategy),
+    ...healthAttention(name, health, survey),
     ...watcherAttention(name, state, watcher, survey, local),
   ];
 }
@@ -66,29 +66,28 @@ function stateAttention(node: string, state: NodeReport['state']): string[] {
 function healthAttention(
   node: string,
   { state, attributes }: NodeReport['health'],
-  strategy: string | undefined,
+  { healthStrategy, attributes: all }: SurveyedCluster,
 ): string[] {
   if (state === 'green') {
     return [];
   }
   const bad = Object.entries(attributes).filter(([, value]) => value !== 'green' && !(Number(value) >= 0));
   const follows =
-    strategy === undefined || strategy === 'none'
+    healthStrategy === undefined || healthStrategy === 'none'
       ? 'Nothing follows, as node-health-strategy is none: migrate its guests away, or run ' +
         '"crm_attribute --name=node-health-strategy --update=migrate-on-red"'
-      : `The cluster goes by node-health-strategy=${strategy}`;
+      : `The cluster goes by node-health-strategy=${healthStrategy}`;
+  const reason = all.get(node)?.get(REASON_ATTRIBUTE);
+  const seen = bad.map(([name, value]) =>
+    name === HEALTH_ATTRIBUTE && reason !== undefined ? `${name} ${value}: ${reason}` : `${name} ${value}`,
+  );
   // Our own would be set again by the node's watcher.
-  const deletes = bad
-    .map(([name]) =>
-      name === HEALTH_ATTRIBUTE
-        ? `"kvmha host-health green" on ${node}`
-        : `"attrd_updater --name='${name}' --delete --node=${node}"`,
-    )
-    .join(', ');
-  return [
-    `it is ${state} (${bad.map(([name, value]) => `${name} ${value}`).join(', ')}). ${follows}. ` +
-      `When it is repaired: ${deletes}`,
-  ];
+  const ends = bad.map(([name]) =>
+    name === HEALTH_ATTRIBUTE
+      ? `"kvmha host-health green" on ${node}`
+      : `"attrd_updater --name='${name}' --delete --node=${node}"`,
+  );
+  return [`it is ${state} (${seen.join(', ')}). ${follows}. When it is repaired: ${ends.join(', ')}`];
 }
 
 function watcherAttention(

@@ -1,3 +1,4 @@
+import type { HostHealth } from '../../lib/host/health.ts';
 import { GUEST_STATES } from '../../lib/state/classify.ts';
 import type { JournalLine } from '../../lib/timeline/journal-lines.ts';
 import type { LocalWatcher } from './cluster-status.ts';
@@ -12,6 +13,8 @@ export interface Measured {
   readonly problems: number;
   readonly guests: readonly GuestReport[];
   readonly watcher: LocalWatcher;
+  /** Undefined where it could not be read. */
+  readonly host: Pick<HostHealth, 'health' | 'totals'> | undefined;
   readonly journal: {
     readonly lines: readonly JournalLine[];
     readonly malformed: number;
@@ -38,7 +41,32 @@ export function familiesOf(measured: Measured): Family[] {
     ),
     ...familiesOfGuests(measured.guests),
     ...familiesOfWatcher(measured.watcher),
+    ...familiesOfHost(measured.host),
     ...familiesOfJournal(measured.journal),
+  ];
+}
+
+function familiesOfHost(host: Measured['host']): Family[] {
+  return [
+    gauge(
+      'kvmha_node_health',
+      'What kvmha makes of the errors of the hardware: 1 for the colour that the node has, 0 for the others.',
+      host === undefined
+        ? []
+        : ['green', 'yellow', 'red'].map((colour) => ({
+            labels: { colour },
+            value: Number(colour === host.health),
+          })),
+    ),
+    {
+      name: 'kvmha_host_errors_total',
+      help: 'Errors of the hardware since the node was booted.',
+      type: 'counter',
+      samples: Object.entries(host?.totals ?? {}).map(([severity, value]) => ({
+        labels: { severity },
+        value,
+      })),
+    },
   ];
 }
 

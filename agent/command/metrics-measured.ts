@@ -1,5 +1,6 @@
 import { isKvmhaError } from '../../lib/error.ts';
 import { knownGuests } from '../../lib/guest/known-guests.ts';
+import { readHostHealth } from '../../lib/host/keeper.ts';
 import { localJournal } from '../../lib/timeline/sources.ts';
 import { version } from '../built-in.ts';
 import { print } from '../output.ts';
@@ -32,6 +33,7 @@ export async function metrics(options: MetricsOptions): Promise<ExitCode> {
       problems: known.problems.length,
       guests: await reportOnAll(known.guests, deadline),
       watcher,
+      host: hostHere(),
       journal,
     }),
   );
@@ -42,6 +44,17 @@ export async function metrics(options: MetricsOptions): Promise<ExitCode> {
     writeWhole(options.output, text, 0o644);
   }
   return EXIT.DONE;
+}
+
+function hostHere(): Measured['host'] {
+  try {
+    return readHostHealth();
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined;
+    }
+    throw error;
+  }
 }
 
 async function journalHere(): Promise<Measured['journal']> {

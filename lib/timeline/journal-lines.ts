@@ -94,7 +94,10 @@ export interface Choice {
   readonly guests: readonly string[];
 }
 
-/** The chosen lines of several journals in the order of time; what happened at one moment stays in its order. */
+/**
+ * The chosen lines of several journals in the order of time; what happened at one moment stays in its order. A line
+ * that is there twice, because a journal was given twice, counts once.
+ */
 export function merged(lines: readonly JournalLine[], { since, guests }: Choice): JournalLine[] {
   // Only some lines name the resource, and others only the name.
   const names = new Set(
@@ -106,7 +109,12 @@ export function merged(lines: readonly JournalLine[], { since, guests }: Choice)
       )
       .map(({ guest }) => guest),
   );
+  const known = new Set<string>();
   return lines
+    .filter(({ node, entry }) => {
+      const key = JSON.stringify([node, entry]);
+      return known.size < known.add(key).size;
+    })
     .filter(
       ({ time, guest }) =>
         (since === undefined || time >= since) && (guests.length === 0 || names.has(guest)),

@@ -337,6 +337,16 @@ describe("a node's health", () => {
     );
   });
 
+  test("that kvmha itself has declared is told with its reason, and ended by kvmha's own command", () => {
+    const survey = cluster({
+      health: new Map([['node2', new Map([['#health-kvmha', 'red']])]]),
+      attributes: new Map([['node2', new Map([['kvmha-health-reason', '3 uncorrected errors']])]]),
+    });
+    const text = attention(survey).join('\n');
+    assert.match(text, /it is red \(#health-kvmha red: 3 uncorrected errors\)/);
+    assert.match(text, /When it is repaired: "kvmha host-health green" on node2$/m);
+  });
+
   test('is a colour or a number', () => {
     const stateOf = (value: string) => clusterReport(bad(value), [], WATCHER).nodes[1]?.health.state;
     assert.deepEqual(['red', 'yellow', 'green', '-10', '0', '5'].map(stateOf), [

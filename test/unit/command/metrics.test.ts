@@ -42,6 +42,7 @@ const NODE: Measured = {
   problems: 0,
   guests: [RUNNING, KEPT],
   watcher: { state: 'running', since: '2026-11-25T01:00:00.000Z', followed: 2, silent: 1 },
+  host: { health: 'yellow', totals: { informational: 0, corrected: 3, uncorrected: 0, fatal: 0 } },
   journal: { lines: recordedLines(), malformed: 1, readable: true },
 };
 
@@ -105,8 +106,8 @@ describe("Prometheus' text format", () => {
     for (const [name, { help, type }] of read(NODE)) {
       assert.match(name, /^kvmha_[a-z_]+$/);
       assert.match(help, /^[A-Z].*\.$/);
-      assert.equal(type, 'gauge');
-      assert.doesNotMatch(name, /_(total|count|sum|bucket)$/, 'those are endings of counters');
+      assert.equal(type, name.endsWith('_total') ? 'counter' : 'gauge');
+      assert.doesNotMatch(name, /_(count|sum|bucket)$/, 'those are endings of histograms');
     }
   });
 });
@@ -160,6 +161,13 @@ describe('the metrics of a node', () => {
     assert.equal(value(without, 'kvmha_watcher_followed_guests'), undefined);
   });
 
+  test("tell of the node's health and the errors of its hardware, where they are known", () => {
+    assert.equal(value(NODE, 'kvmha_node_health', { colour: 'yellow' }), 1);
+    assert.equal(value(NODE, 'kvmha_node_health', { colour: 'green' }), 0);
+    assert.equal(value(NODE, 'kvmha_host_errors_total', { severity: 'corrected' }), 3);
+    assert.ok(!read({ ...NODE, host: undefined }).has('kvmha_node_health'));
+  });
+
   test('count what the journal tells of quiesces, and how long they took', () => {
     const more = parseJournal(
       [
@@ -190,6 +198,7 @@ describe('the metrics of a node', () => {
       problems: 2,
       guests: [],
       watcher: { state: 'stopped', why: '' },
+      host: undefined,
       journal: { lines: [], malformed: 0, readable: false },
     };
     assert.equal(value(empty, 'kvmha_libvirt_up'), 0);

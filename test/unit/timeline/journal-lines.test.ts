@@ -87,6 +87,15 @@ describe('journals together', () => {
     assert.deepEqual(times, times.toSorted());
   });
 
+  test('count a line once that is there twice, and twice that two nodes have written', () => {
+    const text = '{"time":"2026-11-25T04:00:00Z","what":"seen"}';
+    const lines = ['node1', 'node1', 'node2'].flatMap((node) => parseJournal(text, node).lines);
+    assert.deepEqual(
+      merged(lines, NONE).map(({ node }) => node),
+      ['node1', 'node2'],
+    );
+  });
+
   test('can be limited to a time and to guests, by name, uuid or resource, whatever a line names', () => {
     const text = [
       '{"time":"2026-11-25T04:00:00Z","what":"1","guest":"web","uuid":"AB-1"}',
