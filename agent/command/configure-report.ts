@@ -31,11 +31,14 @@ export type ConfigureOptions = Pick<CommonOptions, 'timeout'> & {
 /** More than any domain XML needs, in bytes. */
 const MAX_XML = 1024 * 1024;
 
+/** Milliseconds in which the cluster says how it is configured, or hangs. */
+const CLUSTER_PATIENCE = 15_000;
+
 /** `kvmha configure`. @throws UsageError, KvmhaError */
 export async function configure(words: readonly string[], options: ConfigureOptions): Promise<ExitCode> {
   checkUsage(words, options);
   const deadline = deadlineOf(options);
-  const answer = await readConfiguration(deadline);
+  const answer = await readConfiguration(deadline.within(CLUSTER_PATIENCE));
   const configuration = answer.kind === 'configuration' ? answer : undefined;
   if (configuration === undefined && (options.apply || options.all || !words.every(isFile))) {
     throw new KvmhaError('unreachable', `the cluster does not answer: ${'why' in answer ? answer.why : ''}`);

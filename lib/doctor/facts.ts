@@ -25,9 +25,22 @@ export interface Facts {
   readonly host: HostFacts;
   readonly libvirt: Known<Hypervisor>;
   readonly cluster: Known<ClusterFacts>;
+  /** Where the cluster is unknown: it runs here, but does not answer. */
+  readonly clusterHangs: boolean;
   /** The hypervisors of the other nodes, by the nodes' names, for those to which a guest can be migrated. */
   readonly others: ReadonlyMap<string, Known<Hypervisor>>;
+  /** The libvirts of other nodes that cannot be reached as the parameters of guests say. */
+  readonly unreachable: readonly Unreachable[];
   readonly guests: readonly GuestFacts[];
+}
+
+export interface Unreachable {
+  readonly node: string;
+  /** The URI that a migration connects to. */
+  readonly uri: string;
+  readonly why: string;
+  /** The guests whose migration goes that way. */
+  readonly guests: readonly string[];
 }
 
 export interface ClusterFacts {

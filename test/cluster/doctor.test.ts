@@ -61,7 +61,7 @@ describe('kvmha doctor on a node of a cluster', () => {
       },
     });
     await cluster.configure(`\
-primitive bad ocf:kvmha:KvmGuest params config=${bad.config} policy=/etc/kvmha/bad.yaml migration_transport=tcp \
+primitive bad ocf:kvmha:KvmGuest params config=${bad.config} policy=/etc/kvmha/bad.yaml migration_transport=tls \
 op start timeout=90s interval=0 op stop timeout=90s interval=0 on-fail=ignore op monitor timeout=30s interval=5m \
 op migrate_to timeout=120s interval=0 op migrate_from timeout=60s interval=0 meta target-role=Stopped
 property no-quorum-policy=ignore
@@ -82,6 +82,7 @@ property no-quorum-policy=ignore
     const { code, findings } = await examine(node);
     assert.equal(code, 3);
     assert.deepEqual(rules(findings, 'cluster'), ['stonith-disabled', 'quorum-ignored']);
+    assert.deepEqual(rules(findings, node.name), ['other-node-silent']);
     assert.deepEqual(rules(findings, 'vm1'), []);
     assert.deepEqual(rules(findings, 'bad'), [
       'autostart',
@@ -103,7 +104,7 @@ property no-quorum-policy=ignore
     ]);
     assert.match(findings.find(({ rule }) => rule === 'policy-error')?.reason ?? '', /bad\.yaml:1: quiese/);
 
-    const commands = findings.filter(({ fix }) => /^(crm_|cibadmin|crm |virsh )/.test(fix));
+    const commands = findings.filter(({ fix }) => /^(crm_|cibadmin|crm |virsh [a-z])/.test(fix));
     assert.ok(commands.length >= 12, JSON.stringify(commands));
     for (const { fix } of commands) {
       await cluster.sh(fix, node);
@@ -135,7 +136,7 @@ property no-quorum-policy=ignore
     await using file = withFuse ? await FuseFile.start(node, '/shared/hung.img', 'hung') : undefined;
     const hung = await cluster.makeGuest('hung', { domain: { disks: [{ path: file?.path ?? '/nothing' }] } });
     await cluster.configure(
-      `primitive hung ocf:kvmha:KvmGuest params config=${hung.config} meta target-role=Stopped\nproperty no-quorum-policy=ignore\n`,
+      `primitive hung ocf:kvmha:KvmGuest params config=${hung.config} migration_transport=tcp meta target-role=Stopped\nproperty no-quorum-policy=ignore\n`,
     );
     await cluster.settled();
     const pids = processesNamed(node, 'libvirtd');

@@ -1,12 +1,17 @@
 import { hostname } from 'node:os';
 import { type RunningCluster, readCluster } from '../../cluster/cluster-view.ts';
-import { type ClusterConfiguration, KVM_GUEST, readConfiguration } from '../../cluster/configuration.ts';
+import {
+  type ClusterConfiguration,
+  type ConfiguredResource,
+  KVM_GUEST,
+  readConfiguration,
+} from '../../cluster/configuration.ts';
 import type { Deadline } from '../../deadline.ts';
 import { KvmhaError } from '../../error.ts';
 import { knownGuests } from '../../guest/known-guests.ts';
 import { migrationTarget } from '../../guest/migration-target.ts';
 import { readParameters } from '../../parameters.ts';
-import { type Facts, type GuestFacts, type Hypervisor, type Known, known, unknown } from '../facts.ts';
+import { type Facts, type GuestFacts, known, unknown } from '../facts.ts';
 import { collectGuest, type Subject, subjectsOf } from './guests.ts';
 import { collectHost } from './host.ts';
 import { askHypervisor } from './hypervisor.ts';
@@ -14,7 +19,7 @@ import { askHypervisor } from './hypervisor.ts';
 /** How many guests are looked at at a time: each look starts a few programs. */
 const AT_A_TIME = 4;
 /** Milliseconds in which libvirt, here or on another node, must answer. */
-const LIBVIRT_PATIENCE = 6000;
+const LIBVIRT_PATIENCE = 5000;
 const CLUSTER_PATIENCE = 10_000;
 
 /**
@@ -46,7 +51,7 @@ export async function collectFacts(
     );
   }
   const node = view.kind === 'cluster' ? view.localNode : hostname();
-  const [guests, others] = await Promise.all([
+  const [guests, reached] = await Promise.all([
     collectGuests(subjects, chosen, deadline),
     askOthers(configured, view.kind === 'cluster' ? view : undefined, chosen, deadline),
   ]);
@@ -61,7 +66,8 @@ export async function collectFacts(
         configured !== undefined && view.kind === 'cluster'
           ? known({ configuration: configured, hasController: view.hasController, quorum: view.quorum })
           : unknown('why' in silent ? silent.why : 'it does not answer'),
-      others,
+      clusterHangs: configuration.kind === 'silent' || view.kind === 'silent',
+      ...reached,
       guests,
     },
     only: chosen?.name,
@@ -90,34 +96,51 @@ async function collectGuests(
   return guests;
 }
 
-/** Asks the other nodes' libvirt as a migration of a guest would reach it. */
+/** Asks the other nodes' libvirt as migrations of guests reach it: each guest's parameters say how. */
 async function askOthers(
   configuration: ClusterConfiguration | undefined,
   view: RunningCluster | undefined,
   chosen: Subject | undefined,
   deadline: Deadline,
-): Promise<Map<string, Known<Hypervisor>>> {
-  const resource = chosen?.resource ?? configuration?.resources.find(({ agent }) => agent === KVM_GUEST);
-  if (resource === undefined || view === undefined) {
-    return new Map();
-  }
-  const environment = [...resource.parameters].map(([key, value]) => [`OCF_RESKEY_${key}`, value]);
-  const { parameters } = readParameters(Object.fromEntries(environment));
-  const names = view.nodes
-    .filter(({ name, online, type }) => online && type === 'member' && name !== view.localNode)
+): Promise<Pick<Facts, 'others' | 'unreachable'>> {
+  const names = (view?.nodes ?? [])
+    .filter(({ name, online, type }) => online && type === 'member' && name !== view?.localNode)
     .map(({ name }) => name);
-  return new Map(
-    await Promise.all(
-      names.map(
-        async (name) =>
-          [
-            name,
-            await askHypervisor(
-              migrationTarget(parameters, name).remoteUri,
-              deadline.within(LIBVIRT_PATIENCE),
-            ),
-          ] as const,
-      ),
-    ),
+  const resources = (configuration?.resources ?? []).filter(
+    ({ id, agent }) => agent === KVM_GUEST && (chosen === undefined || id === chosen.resource?.id),
   );
+  const ways = names.flatMap((node) => waysTo(node, resources));
+  const asked = await Promise.all(
+    ways.map(async (way) => ({
+      ...way,
+      answer: await askHypervisor(way.uri, deadline.within(LIBVIRT_PATIENCE)),
+    })),
+  );
+  return {
+    others: new Map(
+      names.flatMap((name) => {
+        const answers = asked.filter(({ node }) => node === name).map(({ answer }) => answer);
+        const best = answers.find(({ kind }) => kind === 'known') ?? answers[0];
+        return best === undefined ? [] : [[name, best] as const];
+      }),
+    ),
+    unreachable: asked.flatMap(({ node, uri, guests, answer }) =>
+      answer.kind === 'known' ? [] : [{ node, uri, guests, why: answer.why }],
+    ),
+  };
+}
+
+/** The URIs by which migrations reach a node: one for most clusters, however many guests there are. */
+function waysTo(
+  node: string,
+  resources: readonly ConfiguredResource[],
+): { readonly node: string; readonly uri: string; readonly guests: string[] }[] {
+  const ways = new Map<string, string[]>();
+  for (const { id, parameters: given } of resources) {
+    const environment = [...given].map(([key, value]) => [`OCF_RESKEY_${key}`, value]);
+    const { parameters } = readParameters(Object.fromEntries(environment));
+    const uri = migrationTarget(parameters, node).remoteUri;
+    ways.set(uri, [...(ways.get(uri) ?? []), id]);
+  }
+  return [...ways].map(([uri, guests]) => ({ node, uri, guests }));
 }

@@ -12,7 +12,7 @@ export async function askHypervisor(uri: string, deadline: Deadline): Promise<Kn
     return known(parseHypervisor(capabilities, versions));
   } catch (error) {
     if (isKvmhaError(error)) {
-      return unknown(`virsh --connect ${uri}: ${messageOf(error)}`);
+      return unknown(messageOf(error));
     }
     throw error;
   }

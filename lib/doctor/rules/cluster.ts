@@ -22,7 +22,7 @@ function isOn(value: string | undefined): boolean {
   return value !== undefined && /^(true|on|yes|y|1)$/i.test(value);
 }
 
-export function noCluster({ cluster, node }: Facts): Finding[] {
+export function noCluster({ cluster, clusterHangs, node }: Facts): Finding[] {
   return cluster.kind === 'known'
     ? []
     : [
@@ -31,7 +31,10 @@ export function noCluster({ cluster, node }: Facts): Finding[] {
           severity: 'warning',
           subject: node,
           reason: `the cluster cannot be asked, so that nothing of its configuration was judged, and no guest fails over (${cluster.why})`,
-          fix: 'systemctl start pacemaker',
+          // Not a restart, which stops every guest.
+          fix: clusterHangs
+            ? 'journalctl -u pacemaker -u corosync; top    # what makes it hang'
+            : 'systemctl start pacemaker',
         },
       ];
 }

@@ -79,20 +79,14 @@ export function sameHostUuid({ libvirt, others, node }: Facts): Finding[] {
   );
 }
 
-export function otherNodeSilent({ others, node }: Facts): Finding[] {
-  return [...others].flatMap(([name, other]): Finding[] =>
-    other.kind === 'known'
-      ? []
-      : [
-          {
-            rule: 'other-node-silent',
-            severity: 'warning',
-            subject: node,
-            reason: `the libvirt of ${name} cannot be reached as a migration would reach it, so that live migrations there fail (${other.why})`,
-            fix: `${/^(virsh --connect \S+): /.exec(other.why)?.[1] ?? 'virsh --connect URI'} uri    # must succeed as root on ${node}`,
-          },
-        ],
-  );
+export function otherNodeSilent({ unreachable, node: here }: Facts): Finding[] {
+  return unreachable.map(({ node, uri, why, guests }) => ({
+    rule: 'other-node-silent',
+    severity: 'warning',
+    subject: here,
+    reason: `the libvirt of ${node} cannot be reached from ${here} as a live migration of ${guests.join(', ')} would reach it (${why})`,
+    fix: `virsh --connect ${uri} uri    # must succeed as root on ${here}; the parameters migration_transport and remoteuri say how`,
+  }));
 }
 
 export function differentQemu({ libvirt, others, node }: Facts): Finding[] {

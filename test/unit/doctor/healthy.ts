@@ -200,6 +200,8 @@ export async function factsWith(fault: Fault = {}): Promise<Facts> {
     others: new Map([
       ['node2', known({ ...HYPERVISOR, uuid: '6b766d68-610a-4c61-8000-000000000002', ...fault.other })],
     ]),
+    clusterHangs: false,
+    unreachable: [],
     guests: [guest],
     ...fault.facts,
   };

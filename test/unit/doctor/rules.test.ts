@@ -94,14 +94,18 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
       {
         what: 'a node that no migration reaches',
         fault: {
-          facts: { others: new Map([['node2', unknown('virsh --connect qemu+ssh://node2/system: no')]]) },
+          facts: {
+            unreachable: [
+              { node: 'node2', uri: 'qemu+ssh://node2/system', why: 'no route', guests: ['web', 'db'] },
+            ],
+          },
         },
         found: [
           [
             'warning',
             'other-node-silent',
-            /libvirt of node2/,
-            /virsh --connect qemu\+ssh:\/\/node2\/system uri/,
+            /libvirt of node2 .* of web, db would reach it \(no route\)/,
+            /^virsh --connect qemu\+ssh:\/\/node2\/system uri/m,
           ],
         ],
       },
@@ -197,9 +201,14 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
     cluster.noCluster,
     [
       {
-        what: 'a cluster that does not answer',
+        what: 'no cluster',
         fault: { facts: { cluster: NOT_ASKED } },
         found: [['warning', 'no-cluster', /systemctl start pacemaker/]],
+      },
+      {
+        what: 'a cluster that hangs, which must not be restarted',
+        fault: { facts: { cluster: NOT_ASKED, clusterHangs: true } },
+        found: [['warning', 'no-cluster', /nobody answers\)\njournalctl/]],
       },
     ],
   ],
