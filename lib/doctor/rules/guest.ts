@@ -22,8 +22,9 @@ function inXml({ config }: GuestFacts, line: string): string {
   return `${line}    in ${config ?? 'its XML (virsh edit)'}, for its next start`;
 }
 
-export const unreadableDefinition = ofGuest(({ definition, config }) =>
-  definition.kind === 'known'
+export const unreadableDefinition = ofGuest(({ definition, config }, { libvirt }) =>
+  // Of a guest that no resource runs, libvirt alone has the XML; that it is silent is a finding of its own.
+  definition.kind === 'known' || (config === undefined && libvirt.kind === 'unknown')
     ? []
     : [
         {

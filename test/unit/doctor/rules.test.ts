@@ -499,6 +499,14 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
         fault: { guest: { definition: unknown('ENOENT'), images: [] } },
         found: [['error', 'unreadable-definition', /ENOENT/]],
       },
+      {
+        what: 'nothing wrong with one that a silent libvirt alone has',
+        fault: {
+          guest: { definition: NOT_ASKED, config: undefined, images: [] },
+          facts: { libvirt: NOT_ASKED },
+        },
+        found: [],
+      },
     ],
   ],
   [
