@@ -27,7 +27,10 @@ const GUEST_MEMORY = 5000;
 /** Milliseconds for one report: the record's lock, and the cluster. */
 const REPORT_PATIENCE = 15_000;
 
-/** More different errors than that at a time are not told apart, and more guests not remembered. */
+/** Milliseconds until a report is tried again that could not be made. */
+const RETRY = 2000;
+
+/** More different errors than that at a time are not told apart but by kind, and more guests not remembered. */
 const MAX_WAITING = 256;
 const MAX_GUESTS = 64;
 
@@ -321,23 +324,23 @@ export class HostWatch {
 
   #add(found: HostError): void {
     const error = this.#withGuest(found);
-    const isLight = error.severity === 'corrected' || error.severity === 'informational';
-    const patience = isLight ? GATHER : isLoss(error) && error.guest === undefined ? GUEST_PATIENCE : 0;
-    const key = this.#keyOf(error);
-    const before = this.#waiting.get(key);
-    const until = Math.min(before?.until ?? Number.POSITIVE_INFINITY, performance.now() + patience);
-    const count = error.count + (before?.error.count ?? 0);
-    this.#waiting.set(key, { error: { ...error, count }, until });
+    const patience = isLight(error)
+      ? GATHER
+      : isLoss(error) && error.guest === undefined
+        ? GUEST_PATIENCE
+        : 0;
+    this.#wait(error, performance.now() + patience);
   }
 
   /** Errors are told apart by what broke, unless there are too many of them. */
-  #keyOf({ kind, severity, source, component, message, address, guest }: HostError): string {
-    const isLight = severity === 'corrected' || severity === 'informational';
-    const place = isLight ? undefined : `${address}`;
-    const key = JSON.stringify([kind, severity, source, component, message, place, guest]);
-    return this.#waiting.has(key) || this.#waiting.size < MAX_WAITING
-      ? key
-      : JSON.stringify([kind, severity, source]);
+  #wait(error: HostError, latest: number): void {
+    const key = keyOf(error);
+    const isTooMuch = !this.#waiting.has(key) && this.#waiting.size >= MAX_WAITING;
+    const one = isTooMuch ? { ...error, component: 'many parts', message: '', address: undefined } : error;
+    const place = isTooMuch ? keyOf(one) : key;
+    const before = this.#waiting.get(place);
+    const until = Math.min(before?.until ?? Number.POSITIVE_INFINITY, latest);
+    this.#waiting.set(place, { error: { ...one, count: one.count + (before?.error.count ?? 0) }, until });
   }
 
   /** The guest of which QEMU spoke at the same time; each word of QEMU's is about one page. */
@@ -377,9 +380,14 @@ export class HostWatch {
     try {
       await this.#keeper.report(errors, Deadline.in(REPORT_PATIENCE), missed);
     } catch (error) {
-      // It is in the log at least.
-      errors.forEach((each) => void this.#log.err(describeError(each)));
       this.#complain(error);
+      if (!Number.isFinite(now)) {
+        errors.forEach((each) => void this.#log.err(describeError(each)));
+        return;
+      }
+      // Nothing of it was put down: the record's lock was held by somebody for too long, or its folder is full.
+      errors.forEach((each) => void this.#wait(each, performance.now() + RETRY));
+      this.#missed += missed;
     }
   }
 
@@ -402,6 +410,17 @@ export class HostWatch {
 
 function componentOf({ component }: Counter): string {
   return component;
+}
+
+function keyOf(error: HostError): string {
+  const { kind, severity, source, component, message, address, guest } = error;
+  const place = isLight(error) ? undefined : String(address);
+  return JSON.stringify([kind, severity, source, component, message, place, guest]);
+}
+
+/** Whether it can wait, and be counted together with others. */
+function isLight({ severity }: HostError): boolean {
+  return severity === 'corrected' || severity === 'informational';
 }
 
 /** Whether memory was lost that could be a guest's. */

@@ -8,18 +8,19 @@ import { messageOf } from '../../lib/error.ts';
 
 const PATIENCE = 30_000;
 
-/** Calls two functions whenever it gets a line: the numbers for the first, a text and numbers for the second. */
+/** Calls its functions whenever it gets a line: the first page that is lost, how many, and whether a device fails, too. */
 const PROGRAM = `
 #include <stdio.h>
 __attribute__((noinline)) void lost_page(unsigned long pfn, int type, int result) { __asm__ volatile(""); }
 __attribute__((noinline)) void pci_error(const char *name, unsigned status, unsigned char severity) { __asm__ volatile(""); }
 int main(void) {
   unsigned long pfn;
-  unsigned times;
-  while (scanf("%lx %u", &pfn, &times) == 2) {
+  unsigned times, devices;
+  while (scanf("%lx %u %u", &pfn, &times, &devices) == 3) {
     for (unsigned i = 0; i < times; i++) {
       lost_page(pfn + i, 2, 3);
-      pci_error("0000:3b:00.0", 1 << 14, 1);
+      if (devices)
+        pci_error("0000:3b:00.0", 1 << 14, 1);
     }
     puts("done");
     fflush(stdout);
@@ -83,10 +84,10 @@ export class Probes implements AsyncDisposable {
     }
   }
 
-  /** Raises both events so many times, with consecutive pages. */
-  async raise(page: number, times: number): Promise<void> {
+  /** Raises the loss of so many pages one after the other, and with each a fatal error of a PCI device. */
+  async raise(page: number, times: number, devices = true): Promise<void> {
     const before = this.#done;
-    this.#child.stdin?.write(`${page.toString(16)} ${times}\n`);
+    this.#child.stdin?.write(`${page.toString(16)} ${times} ${devices ? 1 : 0}\n`);
     const done = await Deadline.in(PATIENCE).poll(5, () => this.#done > before || undefined);
     assert.ok(done, 'the events were not raised');
   }

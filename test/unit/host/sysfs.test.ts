@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, beforeEach, describe, it } from 'node:test';
 import { Deadline } from '../../../lib/deadline.ts';
+import { KvmhaError } from '../../../lib/error.ts';
 import type { HostHealth } from '../../../lib/host/health.ts';
 import { describeError, type HostError } from '../../../lib/host/host-error.ts';
 import type { HealthKeeper } from '../../../lib/host/keeper.ts';
@@ -107,6 +108,7 @@ describe('the watch over the host', () => {
   let said: string[];
   let entries: JournalEntry[];
   let watch: HostWatch | undefined;
+  let isLocked: boolean;
 
   function started(sysfs: string): HostWatch {
     const log = {
@@ -119,6 +121,9 @@ describe('the watch over the host', () => {
     const keeper = {
       policy: async () => ({ ...DEFAULT_POLICY, host }),
       report: async (errors: readonly HostError[]) => {
+        if (isLocked) {
+          throw new KvmhaError('locked', 'somebody has the lock');
+        }
         reported.push(...errors);
         return {} as HostHealth;
       },
@@ -144,6 +149,7 @@ describe('the watch over the host', () => {
     await watch?.stop();
     watch = undefined;
     reported = [];
+    isLocked = false;
     said = [];
     entries = [];
     rmSync(join(root, 'counters.json'), { force: true });
@@ -208,6 +214,17 @@ describe('the watch over the host', () => {
     write(edac(0, 2));
     await until('it is found', () => reported.length === 2);
     assert.equal(reported[1]?.guest, undefined);
+  });
+
+  it('tries again to report what could not be put down', async () => {
+    const here = started(write(edac(0, 0)));
+    await until('it was read once', () => here.status().counters.memory === 1);
+    isLocked = true;
+    write(edac(0, 3));
+    await until('it was tried', () => said.some((words) => words.includes('somebody has the lock')));
+    isLocked = false;
+    await until('it is found', () => reported.length === 1);
+    assert.equal(reported[0]?.count, 3);
   });
 
   it('waits a moment for what QEMU tells', async () => {
