@@ -105,7 +105,8 @@ export function guestsOutside(
 }
 
 function isOf({ name, resource }: GuestReport, id: string): boolean {
-  return resource === null ? name === id : configuredId(resource) === id;
+  // crm_mon gives instances of a globally unique clone with their number, and those of others without.
+  return resource === null ? name === id : resource === id || configuredId(resource) === id;
 }
 
 function nodeReport(node: ClusterNode, survey: SurveyedCluster, local: LocalWatcher): NodeReport {

@@ -211,6 +211,16 @@ describe('the guests of a cluster', () => {
     assert.equal(guests[0]?.places[0]?.seen, guest);
   });
 
+  test('an instance of a globally unique clone is its own resource', () => {
+    const resources = ['web:0', 'web:1'].map((id) => [id, { ...RESOURCE, activeOn: ['node1'] }] as const);
+    const guest = { ...GUEST, resource: 'web:1' };
+    const { guests } = clusterReport(cluster({ guests: new Map(resources) }), [guest], WATCHER);
+    assert.deepEqual(
+      guests.map((each) => each.places[0]?.seen ?? null),
+      [null, guest],
+    );
+  });
+
   test('one that runs degraded elsewhere is told with the reason', () => {
     const operations = [operation({ exitCode: 190, reason: 'an error was survived' })];
     const text = renderStatus(report(cluster({ operations })));
