@@ -1,4 +1,7 @@
 import { spawnSync } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { Deadline } from '../../lib/deadline.ts';
 import { runChecked } from '../../lib/run.ts';
 
@@ -11,17 +14,16 @@ const PATIENCE = 60_000;
 
 /** A real terminal, of tmux, with a program in it. */
 export class Terminal implements AsyncDisposable {
-  readonly #name: string;
+  /** For tmux's socket, which stays when its server has ended. */
+  readonly #folder = mkdtempSync(join(tmpdir(), 'kvmha-terminal-'));
 
-  private constructor(name: string) {
-    this.#name = name;
-  }
+  private constructor() {}
 
   static async open(
     command: readonly string[],
     { rows = 40, columns = 120 }: { readonly rows?: number; readonly columns?: number } = {},
   ): Promise<Terminal> {
-    const terminal = new Terminal(`kvmha-test-${process.pid}-${performance.now().toFixed()}`);
+    const terminal = new Terminal();
     const size = ['-x', String(columns), '-y', String(rows)];
     await terminal.#tmux('-f', '/dev/null', 'new-session', '-d', ...size, ...command);
     return terminal;
@@ -68,10 +70,14 @@ export class Terminal implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#tmux('kill-server').catch(() => '');
+    rmSync(this.#folder, { recursive: true });
   }
 
   #tmux(...args: readonly string[]): Promise<string> {
     const deadline = Deadline.in(PATIENCE);
-    return runChecked('tmux', ['-L', this.#name, ...args], { deadline, env: { TERM: 'xterm-256color' } });
+    return runChecked('tmux', ['-S', join(this.#folder, 'socket'), ...args], {
+      deadline,
+      env: { TERM: 'xterm-256color' },
+    });
   }
 }
