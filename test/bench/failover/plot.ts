@@ -6,6 +6,9 @@ const [LEFT, PLOT, RIGHT] = [190, 420, 400] as const;
 const [TOP, ROW, GAP, BOTTOM] = [86, 22, 40, 46] as const;
 const WIDTH = LEFT + PLOT + RIGHT;
 
+/** What stands below the plot: the characters that fit into a line, and its height. */
+const [NOTE_CHARACTERS, NOTE_HEIGHT] = [145, 16] as const;
+
 /** The time axis, logarithmic, in seconds. */
 const [FIRST, LAST] = [0.5, 200] as const;
 const MARKS = [0.5, 1, 2, 5, 10, 20, 50, 100, 200] as const;
@@ -21,7 +24,7 @@ const COLOURS: { readonly [agent in AgentName]: string } = {
  * Draws how long a guest did not write after a fault: for each fault and agent a point for each run, a line from the
  * least to the most, and a bar at the median; an arrow where it never wrote again.
  *
- * @param below what the reader has to know of the measurement, in one line
+ * @param below what the reader has to know of the measurement
  * @returns a picture in SVG that needs nothing else
  */
 export function plot(summaries: readonly Summary[], below: string): string {
@@ -37,7 +40,8 @@ export function plot(summaries: readonly Summary[], below: string): string {
     y += GAP;
   }
   const end = y - GAP + ROW / 2 + 4;
-  const height = end + BOTTOM;
+  const notes = wrapped(below, NOTE_CHARACTERS);
+  const height = end + BOTTOM + (notes.length - 1) * NOTE_HEIGHT;
   const columns = [
     ['time: median (range)', 0],
     ['fenced', 165],
@@ -54,7 +58,7 @@ ${text(16, 48, 'seconds, logarithmic; a point for each run, a bar at the median;
 ${MARKS.map((mark) => axisMark(mark, end)).join('\n')}
 ${columns.map(([words, offset]) => text(LEFT + PLOT + 24 + offset, 72, words, 'fill="#555"')).join('\n')}
 ${parts.join('\n')}
-${text(16, end + 34, below, 'font-size="11" fill="#555"')}
+${notes.map((note, index) => text(16, end + 34 + index * NOTE_HEIGHT, note, 'font-size="11" fill="#555"')).join('\n')}
 </svg>
 `;
 }
@@ -109,6 +113,19 @@ function drawNever(limit: number, y: number, colour: string): string {
 function xOf(milliseconds: number): number {
   const value = Math.min(LAST, Math.max(FIRST, milliseconds / 1000));
   return LEFT + (PLOT * Math.log(value / FIRST)) / Math.log(LAST / FIRST);
+}
+
+function wrapped(words: string, characters: number): string[] {
+  const lines: string[] = [];
+  for (const word of words.split(' ')) {
+    const line = lines.at(-1);
+    if (line !== undefined && line.length + 1 + word.length <= characters) {
+      lines[lines.length - 1] = `${line} ${word}`;
+    } else {
+      lines.push(word);
+    }
+  }
+  return lines;
 }
 
 function text(x: number, y: number, words: string, attributes = ''): string {

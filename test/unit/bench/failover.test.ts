@@ -75,6 +75,15 @@ test('the plot is one well-formed picture that needs nothing else, with a point 
   assert.doesNotMatch(picture, /NaN|undefined|href|url\(|<script|<style/);
 });
 
+test('what is said below the plot goes on in the next line', () => {
+  const picture = plot(summarize(OUTCOMES), 'word '.repeat(60).trim());
+  const lines = [...picture.matchAll(/>(word[ word]*)</g)].map(([, line]) => line ?? '');
+  assert.deepEqual(
+    lines.map((line) => line.split(' ').length),
+    [29, 29, 2],
+  );
+});
+
 test('a longer time is further to the right, and none leaves the plot', () => {
   const times = [1, 400, 1500, 60_000, 9_999_999];
   const picture = plot(summarize(times.map((wrote) => outcome({ wrote }))), '');
