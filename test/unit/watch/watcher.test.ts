@@ -123,6 +123,15 @@ describe('Watcher', () => {
     ]);
   });
 
+  it('tells of a guest of which QEMU says that the host lost memory of it, and of no other', async () => {
+    await qemu('db', recording('suspend-resume'));
+    await qemu('web', recording('memory-action-optional'));
+    watcher.start();
+    await until('it is told', () => world.lostMemoryOf.length > 0);
+    await until('the other is followed', () => state('db') === 'running');
+    assert.deepEqual([...new Set(world.lostMemoryOf)], ['web']);
+  });
+
   it('forgets a guest whose qemu is gone, and follows the next of that name', async () => {
     const server = await followed('web', recording('destroyed'));
     await server[Symbol.asyncDispose]();
