@@ -124,11 +124,12 @@ describe('Watcher', () => {
   });
 
   it('tells of a guest of which QEMU says that the host lost memory of it, and of no other', async () => {
-    await qemu('db', recording('suspend-resume'));
-    await qemu('web', recording('memory-action-optional'));
-    watcher.start();
+    const other = await followed('db', recording('suspend-resume'));
+    const server = await followed('web', recording('memory-action-optional'));
+    await other.send();
+    await server.send();
     await until('it is told', () => world.lostMemoryOf.length > 0);
-    await until('the other is followed', () => state('db') === 'running');
+    await until('the other is heard', () => world.seen('RESUME').length > 0);
     assert.deepEqual([...new Set(world.lostMemoryOf)], ['web']);
   });
 
