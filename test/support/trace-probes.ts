@@ -1,6 +1,15 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
-import { existsSync, mkdirSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Deadline } from '../../lib/deadline.ts';
@@ -74,8 +83,9 @@ export class Probes implements AsyncDisposable {
     mkdirSync(tracefs);
     try {
       execFileSync('mount', ['-t', 'tracefs', 'tracefs', tracefs], { stdio: 'pipe' });
+      removeAbandoned(tracefs);
       if (existsSync(join(tracefs, 'events/ras/memory_failure_event'))) {
-        throw new Error('this kernel has the events itself');
+        throw new Error('this kernel has the events itself, or another test raises them');
       }
       return new Probes(directory, tracefs);
     } catch (error) {
@@ -101,6 +111,28 @@ export class Probes implements AsyncDisposable {
     }
     unmount(this.#directory, this.tracefs);
   }
+}
+
+/** Removes the probes of a test that was killed: nobody runs their program. */
+function removeAbandoned(tracefs: string): void {
+  const file = join(tracefs, 'uprobe_events');
+  for (const line of readFileSync(file, 'utf8').split('\n')) {
+    const [, probe, program] = /^p:(ras\/\w+) (\S*\/kvmha-trace-\w+\/program):/.exec(line) ?? [];
+    if (probe !== undefined && program !== undefined && !isRunning(program)) {
+      writeFileSync(file, `-:${probe}\n`, { flag: 'a' });
+    }
+  }
+}
+
+function isRunning(program: string): boolean {
+  return readdirSync('/proc').some((pid) => {
+    try {
+      return readlinkSync(`/proc/${pid}/exe`) === program;
+    } catch {
+      // It is no process, or has ended.
+      return false;
+    }
+  });
 }
 
 function unmount(directory: string, tracefs: string): void {
