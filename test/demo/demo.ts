@@ -29,14 +29,18 @@ async function main(): Promise<number> {
   process.env['TMPDIR'] = directory;
   process.on('exit', () => rmSync(directory, { recursive: true, force: true }));
   await using left = new AsyncDisposableStack();
-  const interruption = new Promise<number>((resolve) => {
-    for (const [signal, code] of SIGNALS) {
-      // For good: where nobody listens any more, the library that runs programs ends this one.
-      process.on(signal, () => {
-        interrupted = true;
-        resolve(code);
-      });
-    }
+  const { promise: interruption, resolve: end } = Promise.withResolvers<number>();
+  for (const [signal, code] of SIGNALS) {
+    // For good: where nobody listens any more, the library that runs programs ends this one.
+    process.on(signal, () => {
+      interrupted = true;
+      end(code);
+    });
+  }
+  // Nobody reads any more: as if by SIGPIPE.
+  process.stdout.on('error', () => {
+    interrupted = true;
+    end(141);
   });
   const installing = installedTree();
   const shown = show(installing, left);

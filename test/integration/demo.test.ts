@@ -133,3 +133,13 @@ for (const [moment, come] of [
     await leavesNothing(directory);
   });
 }
+
+test('a demo that nobody reads any more ends, and leaves nothing behind', async () => {
+  const demo = run('unread');
+  const { child, heard, ended, directory } = demo;
+  await comesTo(demo, 'its lab', () => labOf(directory) !== undefined);
+  child.stdout.destroy();
+  assert.equal(await ended, 141);
+  assert.equal(heard.stderr, '');
+  await leavesNothing(directory);
+});
