@@ -108,6 +108,31 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
     });
 
   command(
+    'resume',
+    'Let a preserved guest go on where it stopped',
+    'After a false alarm: opens its images again, moves its disks back, and resumes it. It is refused unless every ' +
+      'image is provably as this QEMU left it, and the cluster runs the guest on no other node, has not since, and is ' +
+      'kept from starting it (the resource must be unmanaged, or the cluster in maintenance). Images on block devices ' +
+      'and on the network do not tell whether another host has written to them. If a step fails, the guest is made ' +
+      'preserved again. Then removes the mark that keeps the guest away from this node, and cleans up the resource.',
+    60,
+  )
+    .argument('<guest>')
+    .option('-r, --resource <id>', 'the cluster resource that the guest is, where kvmha does not know it')
+    .option(
+      '--not-elsewhere',
+      'where no cluster can be asked: no other host runs this guest, or has run it since it was quiesced',
+    )
+    .option('--json', 'as JSON')
+    .addHelpText(
+      'after',
+      `\nExit codes: 0 it runs; 1 it does not, or the cluster could not be told; 2 wrong usage.`,
+    )
+    .action(async (guest: string, options) => {
+      code = await (await import('./resume.ts')).resume(guest, options);
+    });
+
+  command(
     'release',
     'End a preserved guest',
     'Ends the QEMU of a guest that is quiesced-failover-safe, or whose quiescing was begun, and verifies its end. ' +

@@ -121,7 +121,7 @@ export function leftRecord(uuid: string | undefined): QuiesceRecord | undefined 
 export interface Facts {
   readonly guest: Pick<Guest, 'name'>;
   readonly classification: Classification;
-  readonly record: Pick<QuiesceRecord, 'qemu'> | undefined;
+  readonly record: Pick<QuiesceRecord, 'qemu' | 'wasPreserved'> | undefined;
   readonly proof: Proof | undefined;
   readonly quiesceBegun: boolean;
   readonly pid: number | undefined;
@@ -150,9 +150,16 @@ export function attentionTo({
     case 'quiesced-failover-safe':
       return (
         `the whole proof holds, so it may run elsewhere. Its qemu, process ${pid}, is kept for a post-mortem: ` +
-        `"kvmha postmortem ${name}" collects it, "kvmha release ${name}" ends it`
+        `"kvmha postmortem ${name}" collects it, "kvmha release ${name}" ends it, and after a false alarm "kvmha resume ` +
+        `${name}" lets it go on here`
       );
     case 'faulted':
+      if (record?.wasPreserved) {
+        return (
+          `it was being resumed, and stands still: ${missing(proof)}. "kvmha resume ${name}" goes on with it, ` +
+          `"kvmha quiesce ${name}" makes it preserved again, "kvmha release ${name}" ends it`
+        );
+      }
       return quiesceBegun
         ? `its quiescing was begun, and is not proved: ${missing(proof)}. "kvmha quiesce ${name}" goes on with it, ` +
             `"kvmha release ${name}" ends the guest`

@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from 'node:fs';
+import { readdirSync, readFileSync, writeFileSync } from 'node:fs';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
 
 /** What /proc/PID/stat shows of a process or thread. */
@@ -151,6 +151,21 @@ export function memoryOf(pid: number): number | undefined {
   const kilobytes = (key: string) =>
     Number(new RegExp(`^${key}:\\s*(\\d+) kB`, 'm').exec(status ?? '')?.[1] ?? 0);
   return status === undefined ? undefined : (kilobytes('VmRSS') + kilobytes('HugetlbPages')) * 1024;
+}
+
+/** How readily the kernel ends a process when memory runs out (-1000 to 1000); undefined when it is gone. */
+export function readOomScore(pid: number): number | undefined {
+  const score = readProc(`/proc/${pid}/oom_score_adj`);
+  return score === undefined ? undefined : Number(score);
+}
+
+/** Sets what `readOomScore` reads, where this process may: a container may not. */
+export function writeOomScore(pid: number, score: number): void {
+  try {
+    writeFileSync(`/proc/${pid}/oom_score_adj`, String(score));
+  } catch {
+    // It is a wish.
+  }
 }
 
 /** Wall-clock time at which a process was started. */

@@ -230,3 +230,12 @@ export const OPTIONS: ReadonlySet<string> = new Set([
 
 /** statfs(2) magic numbers of file systems that are memory: tmpfs, ramfs, hugetlbfs (linux/magic.h). */
 export const SHARED_MEMORY_FILE_SYSTEMS: ReadonlySet<number> = new Set([0x01021994, 0x858458f6, 0x958458f6]);
+
+/**
+ * statfs(2) magic numbers of the file systems on which every write to a file shows in its times, whichever host has
+ * written: local ones (ext4, xfs, btrfs, tmpfs, overlay), and NFS, whose server keeps the times (RFC 8881, 5.8.2) and
+ * is asked for them with AT_STATX_FORCE_SYNC.
+ */
+export const FILE_SYSTEMS_THAT_TELL: ReadonlySet<number> = new Set([
+  0xef53, 0x58465342, 0x9123683e, 0x01021994, 0x794c7630, 0x6969,
+]);

@@ -14,7 +14,8 @@ import {
 } from './allow-list.ts';
 import type { BlockDevice, BlockNode, Edge, Inspection } from './inspection.ts';
 
-type NodeOptions = { readonly [key: string]: Json };
+/** What a block node was opened with, as `-blockdev` and `blockdev-add` take it. */
+export type NodeOptions = { readonly [key: string]: Json };
 
 /** One medium to be taken out of qemu's hands. */
 export interface Medium {
@@ -24,6 +25,8 @@ export interface Medium {
   readonly nodes: readonly string[];
   /** The options its upper node was opened with; undefined for a read-only medium, which is never reopened. */
   readonly options: NodeOptions | undefined;
+  /** The options each of `nodes` was opened with, where they are known: those of a changed CD medium are not. */
+  readonly nodeOptions: readonly (NodeOptions | null)[];
   /** The files of its nodes, its own before those of its backing chain. */
   readonly files: readonly string[];
   readonly readOnly: boolean;
@@ -138,6 +141,11 @@ function mediumOf(device: BlockDevice, inspection: Inspection, graph: readonly E
     qdev: device.qdev,
     nodes: names,
     options: readOnly ? undefined : optionsOf(top.name, inspection),
+    nodeOptions: nodes.map((node) =>
+      refusedOptionsOf(node, inspection, graph) === undefined
+        ? (optionsOf(node.name, inspection) ?? null)
+        : null,
+    ),
     files: files.map((node) => node.filename),
     readOnly,
     direct: files[0]?.direct === true,
@@ -212,6 +220,26 @@ function refusedWritableNode(
   inspection: Inspection,
   graph: readonly Edge[],
 ): string | undefined {
+  const refusal = refusedOptionsOf(node, inspection, graph);
+  if (refusal !== undefined) {
+    return refusal;
+  }
+  const isUpper = node === top || beneathFile(top, graph) === node.name;
+  if (!isUpper && isWritten(node, graph)) {
+    return `block node ${node.name} of its backing chain is written to`;
+  }
+  if (isUpper && (node.noFlush || top.noFlush)) {
+    return `${node.filename} is used with cache=unsafe: flushes are dropped, so nothing proves durability`;
+  }
+  return undefined;
+}
+
+/** Why a node cannot be opened as it is now: its options are not on the command line, or not examined. */
+function refusedOptionsOf(
+  node: BlockNode,
+  inspection: Inspection,
+  graph: readonly Edge[],
+): string | undefined {
   const options = optionsOf(node.name, inspection);
   if (options === undefined) {
     return (
@@ -234,17 +262,9 @@ function refusedWritableNode(
     return `block node ${node.name} now has ${differences.join(', ')}, other than on qemu's command line`;
   }
   const unknown = Object.keys(options).find((key) => !NODE_OPTIONS.has(key));
-  if (unknown !== undefined) {
-    return `block node ${node.name} has the option "${unknown}", which has not been shown to be safe`;
-  }
-  const isUpper = node === top || beneathFile(top, graph) === node.name;
-  if (!isUpper && isWritten(node, graph)) {
-    return `block node ${node.name} of its backing chain is written to`;
-  }
-  if (isUpper && (node.noFlush || top.noFlush)) {
-    return `${node.filename} is used with cache=unsafe: flushes are dropped, so nothing proves durability`;
-  }
-  return undefined;
+  return unknown === undefined
+    ? undefined
+    : `block node ${node.name} has the option "${unknown}", which has not been shown to be safe`;
 }
 
 function beneathFile(top: BlockNode, graph: readonly Edge[]): string | undefined {

@@ -191,6 +191,9 @@ async function quietRunstate(monitor: Monitor, deadline: Deadline): Promise<stri
 }
 
 async function writesDurable(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {
+  if (record.resuming) {
+    return no('the guest is being given its images back');
+  }
   if (!record.durable) {
     return no('no record says that every image was flushed without an error');
   }

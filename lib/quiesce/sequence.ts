@@ -1,17 +1,13 @@
-import { rmSync, writeFileSync } from 'node:fs';
+import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
-import { KvmhaError, messageOf } from '../error.ts';
+import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { type FileStamp, stampFiles } from '../linux/file-stamp.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
+import { readOomScore, writeOomScore } from '../linux/process.ts';
 import { syncFile } from '../linux/sync.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import { isObject, type Json, type Monitor } from '../qemu/qmp.ts';
-import {
-  type QuiesceRecord,
-  type RecordedMedium,
-  readRecord,
-  removeRecord,
-  writeRecord,
-} from '../record/record.ts';
+import { type QuiesceRecord, type RecordedMedium, readRecord, writeRecord } from '../record/record.ts';
 import type { Medium, Plan } from './assess.ts';
 import { assessGuest } from './assess-guest.ts';
 import { identifyImages } from './image.ts';
@@ -19,8 +15,10 @@ import { blockNodes, devicePath, nodesInUse, requestsMade } from './inspection.t
 import { guestRanSince, inactiveSentinels, isQuiet, observeProof, VcpuWatch } from './observe.ts';
 import { isComplete, missingItems, type Proof } from './proof.ts';
 import { makeSentinelFile, newSentinel, type Sentinel } from './sentinel.ts';
+import { anyGivenBack, giveBack, nothingMoved, undo } from './undo.ts';
 
 export { SENTINEL_PREFIX } from './sentinel.ts';
+export { nothingMoved } from './undo.ts';
 
 /** The guest to be quiesced, and how to reach its qemu. The caller holds the domain's lock. */
 export interface QuiesceTarget {
@@ -70,6 +68,9 @@ export type QuiesceOutcome =
 /** Told of every step before it is taken. */
 export type StepListener = (step: Step) => void;
 
+/** Milliseconds in which the storage must tell of the images, once it has taken their last writes. */
+const STAMP_PATIENCE = 1000;
+
 /** Milliseconds kept for undoing what was done when a step hangs, where the deadline allows it. */
 const UNDO_RESERVE = 2000;
 
@@ -90,10 +91,12 @@ export async function quiesce(
   const sequence = new Sequence(target, deadline, onStep);
   const begun = readRecord(target.uuid);
   if (begun !== undefined && isOf(begun, target)) {
-    if (!(await nothingMoved(begun, target.monitor, deadline))) {
+    const onItsOwn = await nothingMoved(begun, target.monitor, deadline);
+    const isForgotten = begun.wasPreserved && onItsOwn && (await hasRun(begun, target.monitor, deadline));
+    if (!onItsOwn || (begun.wasPreserved && !isForgotten)) {
       return sequence.takeUp(begun);
     }
-    // It was interrupted early, and the guest may have run since, and been given other disks.
+    // It was interrupted early, or resumed in the end: the guest may have run since, and been given other disks.
     await undo(target, begun, deadline);
   }
   const assessment = await assessGuest(target.qemu, target.monitor, deadline);
@@ -101,6 +104,12 @@ export async function quiesce(
   return assessment.kind === 'refused'
     ? sequence.refuse(assessment, wasRunning)
     : sequence.begin(assessment.plan, assessment.images, wasRunning);
+}
+
+async function hasRun(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<boolean> {
+  const status = await monitor.execute('query-status', {}, deadline);
+  const runs = isObject(status) && status['running'] === true;
+  return runs || (await guestRanSince(record, monitor, deadline)) !== undefined;
 }
 
 /** Whether a record speaks of this very qemu, and not of an earlier one of the same domain. */
@@ -171,6 +180,10 @@ class Sequence {
         // Neither way leads back: it was told of writes, or of errors, that its images do not know.
         throw new KvmhaError('malformed', `the guest was resumed in the middle of being quiesced: ${ran}`);
       }
+      if (record.resuming && (await anyGivenBack(record, this.#target.monitor, this.#deadline))) {
+        // Those that were not are on sentinels that are inactive, and a sentinel that is made anew is not.
+        await giveBack(this.#target.monitor, record, this.#deadline);
+      }
     } catch (error) {
       return this.#failed(error, false);
     }
@@ -200,8 +213,11 @@ class Sequence {
     }
   }
 
-  /** Gives the guest back as it was before, if that can be. */
-  #undone(record: QuiesceRecord): Promise<boolean> {
+  /** Gives the guest back as it was before, if that can be and may be. */
+  async #undone(record: QuiesceRecord): Promise<boolean> {
+    if (record.wasPreserved) {
+      return false;
+    }
     return this.#tryTo(async () => {
       await undo(this.#target, record, this.#whole);
       await this.#resumeIf(record.wasRunning);
@@ -217,7 +233,7 @@ class Sequence {
       throw new KvmhaError('malformed', `block node ${lost} was deleted, and not by this sequence`);
     }
     if (held.length === 0) {
-      return record;
+      return record.resuming ? this.#write(notResuming(record)) : record;
     }
     this.#enter('add-sentinels');
     for (const { sentinel } of held) {
@@ -273,10 +289,41 @@ class Sequence {
       .flatMap(({ files }) => files.slice(0, 1));
     identifyImages(record.qemu.pid, cached);
     await Promise.all(cached.map((file) => syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline)));
+    const media = await this.#withStamps(record.media, whole);
     this.#enter('record-durable');
-    const durable = { ...record, durable: true };
-    writeRecord(durable);
-    return durable;
+    return this.#write({ ...notResuming(record), media, durable: true });
+  }
+
+  /**
+   * Remembers how the images are left. Only `kvmha resume` needs it, so that it cannot be seen is no failure; and the
+   * first time counts, for what was let go since may have been another host's.
+   */
+  async #withStamps(
+    media: readonly RecordedMedium[],
+    whole: readonly RecordedMedium[],
+  ): Promise<readonly RecordedMedium[]> {
+    const unseen = whole.filter(({ left }) => left === undefined);
+    const root = `/proc/${this.#target.qemu.pid}/root`;
+    const paths = unseen.flatMap(({ files }) => files.map((file) => `${root}${file}`));
+    let stamps: readonly FileStamp[];
+    try {
+      stamps = await stampFiles(paths, this.#deadline.within(STAMP_PATIENCE));
+    } catch (error) {
+      if (isKvmhaError(error)) {
+        return media;
+      }
+      throw error;
+    }
+    const next = stamps.values();
+    const left = new Map(
+      unseen.map((medium) => [medium, medium.files.flatMap(() => next.next().value ?? [])]),
+    );
+    return media.map((medium) => ({ ...medium, left: medium.left ?? left.get(medium) }));
+  }
+
+  #write(record: QuiesceRecord): QuiesceRecord {
+    writeRecord(record);
+    return record;
   }
 
   async #addSentinel(sentinel: Sentinel, present: ReadonlySet<string>): Promise<void> {
@@ -383,6 +430,7 @@ class Sequence {
       inactivate: plan.inactivate,
       wasRunning,
       durable: false,
+      oomScore: readOomScore(qemu.pid),
     });
   }
 
@@ -400,11 +448,7 @@ class Sequence {
 
   /** A preserved qemu is the one to go when the node runs out of memory. That is a wish, and no part of the proof. */
   #preferForOomKill(record: QuiesceRecord): void {
-    try {
-      writeFileSync(`/proc/${record.qemu.pid}/oom_score_adj`, '1000');
-    } catch {
-      // A container may not be allowed to.
-    }
+    writeOomScore(record.qemu.pid, 1000);
   }
 
   #enter(step: Step): void {
@@ -426,70 +470,6 @@ class Sequence {
   }
 }
 
-/** Whether every device still is on the guest's own image: then the guest can go on, or have gone on, as before. */
-export async function nothingMoved(
-  record: QuiesceRecord,
-  monitor: Monitor,
-  deadline: Deadline,
-): Promise<boolean> {
-  const nodes = new Set((await blockNodes(monitor, deadline)).map((node) => node.name));
-  const uses = await nodesInUse(monitor, deadline);
-  return record.media.every(
-    (medium) =>
-      medium.nodes.every((name) => nodes.has(name)) &&
-      uses.some(({ qdev, node }) => qdev === medium.qdev && node === medium.nodes[0]),
-  );
-}
-
-/**
- * Gives a guest its images back and removes the sentinels, as long as qemu still has every image's nodes.
- * The guest stays paused.
- *
- * @throws KvmhaError when it cannot be undone, or not by every step: the record then stays
- */
-export async function undo(target: QuiesceTarget, record: QuiesceRecord, deadline: Deadline): Promise<void> {
-  const { monitor } = target;
-  const execute = (command: string, args: { readonly [key: string]: Json }) =>
-    monitor.execute(command, args, deadline);
-  const nodes = await blockNodes(monitor, deadline);
-  const present = new Set(nodes.map((node) => node.name));
-  const lost = record.media.flatMap((medium) => medium.nodes).find((name) => !present.has(name));
-  if (lost !== undefined) {
-    throw new KvmhaError('malformed', `block node ${lost} is gone already`);
-  }
-  const uses = await nodesInUse(monitor, deadline);
-  const moved = record.media.filter(({ qdev, sentinel }) =>
-    uses.some((use) => use.qdev === qdev && use.node === sentinel.node),
-  );
-  const ran = moved.length === 0 ? undefined : await guestRanSince(record, monitor, deadline);
-  if (ran !== undefined) {
-    throw new KvmhaError('malformed', `the guest was resumed in the middle of being quiesced: ${ran}`);
-  }
-  // From here on the guest may come to write again, and what was proved before says nothing any more.
-  writeRecord({ ...record, durable: false });
-  for (const {
-    nodes: [top],
-    options,
-  } of record.media) {
-    // Reopening flushes, which failing storage refuses: leave alone what is writable still.
-    if (options !== undefined && nodes.some((node) => node.name === top && node.readOnly)) {
-      await execute('blockdev-reopen', { options: [{ ...options, 'read-only': false }] });
-    }
-  }
-  for (const {
-    qdev,
-    nodes: [top = ''],
-  } of moved) {
-    await execute('qom-set', { path: devicePath(qdev), property: 'drive', value: top });
-  }
-  for (const { sentinel } of record.media) {
-    for (const name of [sentinel.node, sentinel.fileNode].filter((node) => present.has(node))) {
-      await execute('blockdev-del', { 'node-name': name });
-    }
-    rmSync(sentinel.path, { force: true });
-  }
-  for (const name of record.interfaces) {
-    await execute('set_link', { name, up: true });
-  }
-  removeRecord(record.uuid);
+function notResuming({ resuming: _, ...record }: QuiesceRecord): QuiesceRecord {
+  return record;
 }

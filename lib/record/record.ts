@@ -1,6 +1,7 @@
 import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import type { FileStamp } from '../linux/file-stamp.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
 import type { ProcessIdentity } from '../linux/process.ts';
 import type { Inactivation, Medium } from '../quiesce/assess.ts';
@@ -14,6 +15,11 @@ export interface RecordedMedium extends Medium {
   readonly sentinel: Sentinel;
   /** How many requests the device had made when the guest was stopped and flushed. More than that: it ran since. */
   readonly requests: number;
+  /**
+   * What the storage said of the files of `files` when the last write had gone to them and before they were let go.
+   * Whoever finds them otherwise later knows that somebody else has had them. Undefined where it did not tell.
+   */
+  readonly left?: readonly FileStamp[] | undefined;
 }
 
 /**
@@ -44,6 +50,15 @@ export interface QuiesceRecord {
    * without an error, and what the host page cache could hold back was synced. Set before an image is let go.
    */
   readonly durable: boolean;
+  /** What /proc/PID/oom_score_adj said before. */
+  readonly oomScore?: number | undefined;
+  /**
+   * It was preserved once, and another host may have run it since: nothing may let it go on here but a resume that
+   * finds every image as it was left.
+   */
+  readonly wasPreserved?: true;
+  /** It is being given its images back, to go on here: until it does, it is neither preserved nor running. */
+  readonly resuming?: true;
 }
 
 /**

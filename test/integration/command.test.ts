@@ -230,6 +230,71 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
     exits(await kvmha(node, 'release', 'byhand'), 0);
   });
 
+  test('a false alarm is resumed, once somebody vouches that no other host runs the guest', async () => {
+    const guest = await preservedGuest(node, 'alarm');
+    const left = await guest.witness();
+    exits(await kvmha(node, 'status', 'alarm'), 1, /"kvmha resume alarm" lets it go on here/);
+    exits(
+      await kvmha(node, 'resume', 'alarm'),
+      1,
+      /alarm is not resumed, and was left as it was:\n {2}no cluster runs here .*--not-elsewhere/,
+    );
+    answers(await guest.probe(), 7);
+    new Fault(node, guest.fault).clear();
+    exits(await kvmha(node, 'resume', 'alarm', '--not-elsewhere'), 0, /^alarm runs again, where it stopped/m);
+    const now = await guest.ticks();
+    assert.deepEqual([now.instance, now.boots], [left.instance, left.boots]);
+    answers(await guest.monitor(), 0);
+    exits(await kvmha(node, 'status'), 0);
+    const { stdout, exitCode } = await kvmha(node, 'resume', 'alarm', '--not-elsewhere', '--json');
+    assert.equal(exitCode, 1);
+    assert.deepEqual(JSON.parse(stdout), {
+      name: 'alarm',
+      uuid: guest.resource.domain.uuid,
+      runstate: null,
+      next: [],
+      outcome: 'refused',
+      reasons: ['alarm is running, so there is nothing to be resumed'],
+    });
+    answers(await guest.stop(), 0);
+  });
+
+  test('a guest that ran on another node is not resumed, whoever vouches for it', async () => {
+    const guest = await preservedGuest(node, 'ran');
+    const there = elsewhere(guest, other);
+    answers(await there.call('start'), 0);
+    await there.ticks();
+    const words = ['resume', 'ran', '--not-elsewhere'];
+    exits(
+      await kvmha(node, ...words),
+      1,
+      /ran\.img is not as this qemu left it/,
+      /is in use by another qemu/,
+    );
+    answers(await there.stop(), 0);
+    exits(await kvmha(node, ...words), 1, /ran\.img is not as this qemu left it/);
+    answers(await guest.probe(), 7);
+    exits(await kvmha(node, 'release', 'ran'), 0);
+  });
+
+  test('a resume that is killed is told of, and goes on', async () => {
+    const guest = await preservedGuest(node, 'half');
+    new Fault(node, guest.fault).clear();
+    const path = `/run/kvmha/guests/${guest.resource.domain.uuid}/quiesce.json`;
+    const record = JSON.parse(readFileSync(node.path(path), 'utf8'));
+    node.write(path, JSON.stringify({ ...record, wasPreserved: true, resuming: true }));
+    exits(await kvmha(node, 'status', 'half'), 1, /^half +faulted/m, /"kvmha resume half" goes on with it/);
+    exits(
+      await kvmha(node, 'proof', 'half'),
+      1,
+      /DOES NOT HOLD +writes-durable .*being given its images back/,
+    );
+    exits(await kvmha(node, 'quiesce', 'half'), 0, /proof is complete/);
+    exits(await kvmha(node, 'resume', 'half', '--not-elsewhere'), 0);
+    await guest.ticks();
+    answers(await guest.stop(), 0);
+  });
+
   test('who changes a guest waits for whoever is changing it', async () => {
     const guest = await failingGuest(node, 'locked');
     const folder = `/run/kvmha/guests/${guest.resource.domain.uuid}`;

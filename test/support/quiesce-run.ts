@@ -10,6 +10,7 @@ import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
 import { type Json, type Monitor, type QmpEvent, QmpSocket } from '../../lib/qemu/qmp.ts';
 import { observeProof } from '../../lib/quiesce/observe.ts';
 import type { Proof } from '../../lib/quiesce/proof.ts';
+import { type ResumeOutcome, type ResumeStep, resume } from '../../lib/quiesce/resume.ts';
 import { type QuiesceOutcome, quiesce, type Step } from '../../lib/quiesce/sequence.ts';
 import { readRecord } from '../../lib/record/record.ts';
 
@@ -31,10 +32,12 @@ export interface Order {
   readonly socket?: string | undefined;
   readonly timeout: number;
   readonly observeOnly?: boolean;
+  /** Resumes the guest instead; the answers to whether it may run elsewhere, one for each time that it is asked. */
+  readonly resume?: readonly (string | null)[];
   /** Done first; the guest is quiesced as soon as it stops. */
   readonly afterStop?: Blow;
   /** Before these steps. */
-  readonly before?: { readonly [step in Step]?: Blow };
+  readonly before?: { readonly [step in Step | ResumeStep]?: Blow };
   /** Dies before the nth QMP command that changes something is sent, or once it is sent; counted from 1. */
   readonly dieAt?: { readonly command: number; readonly when: 'before' | 'sent' } | undefined;
 }
@@ -43,9 +46,10 @@ export interface Report {
   /** Undefined when the process died on the way. */
   readonly outcome?: QuiesceOutcome;
   readonly proof?: Proof;
+  readonly resumed?: ResumeOutcome;
   readonly error?: string;
   /** Every step that was begun, and when, in milliseconds from the beginning. */
-  readonly steps: readonly (readonly [Step, number])[];
+  readonly steps: readonly (readonly [Step | ResumeStep, number])[];
   /** The QMP commands that change something, in their order. */
   readonly commands: readonly string[];
   /** Milliseconds that it took. */
@@ -114,7 +118,7 @@ function strike(blow: Blow): void {
 }
 
 async function carryOut(order: Order): Promise<Report> {
-  const steps: [Step, number][] = [];
+  const steps: [Step | ResumeStep, number][] = [];
   const deadline = Deadline.in(order.timeout);
   let monitor: CountingMonitor | undefined;
   let began = performance.now();
@@ -154,18 +158,20 @@ async function carryOut(order: Order): Promise<Report> {
         ? { ...report(), error: 'there is no record' }
         : { ...report(), proof: await observeProof(record, monitor, deadline) };
     }
-    const outcome = await quiesce(
-      { name, uuid, resource: undefined, fault: 'a test', qemu, monitor, sentinelDirectory },
-      deadline,
-      (step) => {
-        steps.push([step, performance.now() - began]);
-        const blow = order.before?.[step];
-        if (blow !== undefined) {
-          strike(blow);
-        }
-      },
-    );
-    return { ...report(), outcome };
+    const target = { name, uuid, resource: undefined, fault: 'a test', qemu, monitor, sentinelDirectory };
+    const onStep = (step: Step | ResumeStep) => {
+      steps.push([step, performance.now() - began]);
+      const blow = order.before?.[step];
+      if (blow !== undefined) {
+        strike(blow);
+      }
+    };
+    if (order.resume !== undefined) {
+      const answers = order.resume.values();
+      const elsewhere = async () => answers.next().value ?? undefined;
+      return { ...report(), resumed: await resume(target, elsewhere, deadline, onStep) };
+    }
+    return { ...report(), outcome: await quiesce(target, deadline, onStep) };
   } catch (error) {
     return { ...report(), error: messageOf(error) };
   } finally {

@@ -5,6 +5,7 @@ import { KvmhaError } from '../../lib/error.ts';
 import { prepareDomainXml } from '../../lib/libvirt/domain-xml.ts';
 import { type Json, QmpSocket } from '../../lib/qemu/qmp.ts';
 import { isComplete, missingItems, type Proof } from '../../lib/quiesce/proof.ts';
+import type { ResumeOutcome } from '../../lib/quiesce/resume.ts';
 import type { QuiesceOutcome } from '../../lib/quiesce/sequence.ts';
 import { uuidForName } from '../../lib/record/directory.ts';
 import type { Output } from '../../lib/run.ts';
@@ -195,6 +196,22 @@ export class QuiesceGuest {
     const report = await this.quiesce(order);
     assert.equal(report.outcome?.kind, 'proved', JSON.stringify(report));
     return report;
+  }
+
+  /** Resumes the guest by the library, in a process of the node. */
+  async resume(order: Partial<Order> = {}): Promise<ResumeOutcome | undefined> {
+    const { resumed, error } = await this.quiesce({ resume: [], ...order });
+    assert.equal(error, undefined);
+    return resumed;
+  }
+
+  /** Resumes the guest, which must go on where it stopped, and lose no write. */
+  async resumes(): Promise<void> {
+    const before = await this.witness();
+    assert.deepEqual(await this.resume(), { kind: 'resumed', runstate: 'running' });
+    const after = await this.ticks();
+    assert.deepEqual([after.instance, after.boots], [before.instance, before.boots], 'it was started anew');
+    assert.equal(await this.proof(), undefined, 'it is recorded as quiesced');
   }
 
   /** Looks for the proof, changing nothing. */

@@ -136,9 +136,14 @@ describe('a guest whose every part is known', () => {
     assert.deepEqual(interfaces, ['net0']);
     assert.equal(inactivate, 'xen-save-devices-state');
     assert.deepEqual(
-      media.map(({ options, ...rest }) => ({ ...rest, options: options?.['node-name'] })),
+      media.map(({ options, nodeOptions, ...rest }) => ({
+        ...rest,
+        options: options?.['node-name'],
+        nodeOptions: nodeOptions.map((each) => each?.['node-name']),
+      })),
       [
         {
+          nodeOptions: ['libvirt-1-format', 'libvirt-1-storage'],
           qdev: QDEV,
           nodes: ['libvirt-1-format', 'libvirt-1-storage'],
           files: ['/images/1.img'],
