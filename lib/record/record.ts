@@ -7,6 +7,7 @@ import type { ProcessIdentity } from '../linux/process.ts';
 import type { Inactivation, Medium } from '../quiesce/assess.ts';
 import type { Sentinel } from '../quiesce/sentinel.ts';
 import { domainDirectory, makeDomainDirectory, STATE_DIRECTORY } from './directory.ts';
+import { withFormat, withoutFormat } from './json-file.ts';
 
 /** One medium of the guest and the throw-away image, the sentinel, that takes its place. */
 export interface RecordedMedium extends Medium {
@@ -87,7 +88,7 @@ export function writeRecord(record: QuiesceRecord): void {
   const path = recordPath(record.uuid);
   const draft = `${path}.${process.pid}`;
   try {
-    writeFileSync(draft, `${JSON.stringify(record, null, 2)}\n`, { mode: 0o600, flush: true });
+    writeFileSync(draft, `${JSON.stringify(withFormat(record), null, 2)}\n`, { mode: 0o600, flush: true });
     renameSync(draft, path);
   } catch (cause) {
     throw new KvmhaError('file', `${path} cannot be written: ${messageOf(cause)}`, { cause });
@@ -138,10 +139,11 @@ function parseRecord(text: string, path: string): QuiesceRecord {
   } catch (cause) {
     throw new KvmhaError('malformed', `${path} is not JSON: ${messageOf(cause)}`, { cause });
   }
-  if (!isRecord(value)) {
+  const record = withoutFormat(value, path);
+  if (!isRecord(record)) {
     throw new KvmhaError('malformed', `${path} is not a record of this program`);
   }
-  return value;
+  return record;
 }
 
 function isRecord(value: unknown): value is QuiesceRecord {

@@ -4,6 +4,7 @@ import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { type ProcessIdentity, readStat } from '../linux/process.ts';
 import type { DomainIdentity } from '../qemu/qemu-process.ts';
 import { domainDirectory, makeDomainDirectory, uuidForName } from './directory.ts';
+import { withFormat, withoutFormat } from './json-file.ts';
 
 /** An image and whether the host page cache can hold back writes to it. */
 export interface RunImage {
@@ -44,7 +45,7 @@ export function writeRunningRecord(domain: DomainIdentity, record: RunningRecord
   const path = pathOf(domain);
   const draft = `${path}.${process.pid}`;
   try {
-    writeFileSync(draft, `${JSON.stringify(record)}\n`, { mode: 0o600 });
+    writeFileSync(draft, `${JSON.stringify(withFormat(record))}\n`, { mode: 0o600 });
     renameSync(draft, path);
   } catch (cause) {
     throw new KvmhaError('file', `${path} cannot be written: ${messageOf(cause)}`, { cause });
@@ -60,7 +61,7 @@ export function writeRunningRecord(domain: DomainIdentity, record: RunningRecord
 export function readRunningRecord(domain: DomainIdentity): RunningRecord | undefined {
   const path = pathOf(domain);
   try {
-    const record: unknown = JSON.parse(readFileSync(path, 'utf8'));
+    const record = withoutFormat(JSON.parse(readFileSync(path, 'utf8')), path);
     if (!isRunningRecord(record)) {
       throw new KvmhaError('malformed', `${path} is not a record of this program`);
     }

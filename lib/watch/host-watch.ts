@@ -279,7 +279,7 @@ export class HostWatch {
   #begin(counters: readonly Counter[]): Reconciler {
     let last: readonly Counter[] | undefined;
     try {
-      last = readJsonFile(this.#options.counters, isCounters);
+      last = readJsonFile(this.#options.counters, isCounterRecord)?.counters;
     } catch (error) {
       this.#complain(error);
     }
@@ -295,7 +295,7 @@ export class HostWatch {
 
   #keepCounters(counters: readonly Counter[]): void {
     try {
-      writeJsonFile(this.#options.counters, counters);
+      writeJsonFile(this.#options.counters, { counters });
     } catch (error) {
       this.#complain(error);
     }
@@ -428,10 +428,11 @@ function isLoss({ kind, severity }: HostError): boolean {
   return (kind === 'memory' || kind === 'page') && (severity === 'uncorrected' || severity === 'fatal');
 }
 
-function isCounters(value: unknown): value is readonly Counter[] {
+function isCounterRecord(value: unknown): value is { readonly counters: readonly Counter[] } {
+  const counters = (value as { counters?: unknown } | null)?.counters;
   return (
-    Array.isArray(value) &&
-    value.every(
+    Array.isArray(counters) &&
+    counters.every(
       (each) =>
         typeof each?.key === 'string' && typeof each.count === 'number' && typeof each.parts === 'object',
     )

@@ -420,6 +420,12 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
 
   test('what cannot be read of a record is told, and the guest can be released all the same', async () => {
     const guest = await preservedGuest(node, 'torn');
+    const path = `/run/kvmha/guests/${guest.resource.domain.uuid}/quiesce.json`;
+    const record = JSON.parse(readFileSync(node.path(path), 'utf8'));
+    assert.equal(record.format, 1);
+    node.write(path, JSON.stringify({ ...record, format: 2 }));
+    exits(await kvmha(node, 'status'), 1, /^torn +faulted/m, /quiesce\.json cannot be read: its format is 2/);
+    exits(await kvmha(node, 'proof', 'torn'), 1, /proof is NOT complete/);
     writeFileSync(node.path(`/run/kvmha/guests/${guest.resource.domain.uuid}/quiesce.json`), '{"half":');
     exits(await kvmha(node, 'status'), 1, /^torn +faulted/m, /quiesce\.json is not JSON/);
     exits(await kvmha(node, 'proof', 'torn'), 1, /proof is NOT complete/);
