@@ -39,6 +39,9 @@ const PATIENCE = 8000;
 /** How often a look is repeated at most because a process came or went meanwhile. */
 const MOST_LOOKS = 3;
 
+/** How long a qemu that has closed its monitor is given to be gone, in milliseconds: it closes it on its way out. */
+const LEAVING = 2000;
+
 /** How long the processor time of vCPUs is watched, in milliseconds: idle ones use some every now and then. */
 const VCPU_WATCH = 1000;
 
@@ -154,21 +157,27 @@ async function isInPostCopy(monitor: Monitor, deadline: Deadline): Promise<boole
  * A whole look: the process table, libvirt, QMP, and the proof where a quiesce was begun. Changes nothing.
  *
  * What it consists of is seen one after the other. Where the process came or went meanwhile (a migration does that),
- * the parts belong to different moments and contradict each other, so all of it is looked at anew.
+ * the parts belong to different moments and contradict each other, so all of it is looked at anew; and so it is where
+ * QEMU has closed its monitor, once the process is gone or has stayed.
  */
 export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
   for (let attempt = 1; ; attempt++) {
-    const seen = await lookOnce(guest, deadline);
-    const { qemu } = processes(guest);
-    const same = seen.qemu?.pid === qemu?.pid && seen.qemu?.startTime === qemu?.startTime;
-    if (same || attempt === MOST_LOOKS || deadline.passed()) {
+    const { seen, hungUp } = await lookOnce(guest, deadline);
+    const changed = () => {
+      const { qemu } = processes(guest);
+      return seen.qemu?.pid !== qemu?.pid || seen.qemu?.startTime !== qemu?.startTime;
+    };
+    if (attempt === MOST_LOOKS || deadline.passed() || !(hungUp || changed())) {
       return seen;
     }
     closeLook(seen);
+    if (hungUp) {
+      await deadline.within(LEAVING).poll(20, () => changed() || undefined);
+    }
   }
 }
 
-async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
+async function lookOnce(guest: Guest, deadline: Deadline): Promise<{ seen: Look; hungUp: boolean }> {
   const { view: processView, qemu, dying } = processes(guest);
   // Not at the same time: whoever else looks at the guest would find its monitor occupied while libvirt hangs.
   const libvirt = await libvirtView(guest, qemu?.uuid, patience(deadline));
@@ -180,8 +189,11 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
     own.silent === undefined ? (own.monitor ?? throughLibvirt(guest, uuid, qemu, libvirt.view)) : undefined;
   const absent: MonitorView =
     own.silent === undefined ? { kind: 'absent' } : { kind: 'silent', why: own.silent };
-  const { view: monitorView, survivedError } =
-    monitor === undefined ? { view: absent } : await monitorStatus(monitor, uuid, patience(deadline));
+  const answer: MonitorAnswer =
+    monitor === undefined
+      ? { view: absent, hungUp: own.hungUp }
+      : await monitorStatus(monitor, uuid, patience(deadline));
+  const { view: monitorView, survivedError, hungUp } = answer;
   const recorded = uuid === undefined || qemu === undefined ? NO_RECORD : recordOf(uuid, qemu);
   const usable = monitorView.kind === 'status' ? monitor : undefined;
   const { begun, proof } = await quiesceProof(recorded, usable, monitorView, deadline);
@@ -200,7 +212,7 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<Look> {
     ...(vcpusUseTime ? { vcpusUseTime } : {}),
     ...(qemu === undefined && hasPendingStart(guest) ? { startPending: true } : {}),
   };
-  return { observation, uuid, qemu, dying, monitor, record: recorded.record };
+  return { seen: { observation, uuid, qemu, dying, monitor, record: recorded.record }, hungUp };
 }
 
 /** Whether the vCPUs are seen to run, where nobody can be asked. That they are not tells nothing: they may be idle. */
@@ -364,9 +376,11 @@ interface Connection {
   readonly uuid: string | undefined;
   /** Why a monitor that is there does not answer. */
   readonly silent: string | undefined;
+  /** It has not kept us waiting: it has closed the connection. */
+  readonly hungUp: boolean;
 }
 
-const NO_SOCKET: Connection = { monitor: undefined, uuid: undefined, silent: undefined };
+const NO_SOCKET: Connection = { monitor: undefined, uuid: undefined, silent: undefined, hungUp: false };
 const FROZEN: Connection = { ...NO_SOCKET, silent: 'qemu is stopped by a signal' };
 
 /** Connects to the agent's socket of the guest, and makes sure that it is this guest's. */
@@ -384,14 +398,14 @@ async function connect(guest: Guest, deadline: Deadline): Promise<Connection> {
       monitor.close();
       return NO_SOCKET;
     }
-    return { monitor, uuid, silent: undefined };
+    return { ...NO_SOCKET, monitor, uuid };
   } catch (error) {
     monitor?.close();
     if (isKvmhaError(error, 'unreachable')) {
       return NO_SOCKET;
     }
     if (isKvmhaError(error)) {
-      return { ...NO_SOCKET, silent: messageOf(error) };
+      return { ...NO_SOCKET, silent: messageOf(error), hungUp: isHangUp(error) };
     }
     throw error;
   }
@@ -410,22 +424,34 @@ function throughLibvirt(
     : undefined;
 }
 
+interface MonitorAnswer {
+  readonly view: MonitorView;
+  readonly survivedError?: string;
+  /** It has not kept us waiting: the connection was closed, or libvirt could not pass the question on. */
+  readonly hungUp: boolean;
+}
+
+function isHangUp(error: KvmhaError): boolean {
+  return error.code !== 'deadline';
+}
+
 async function monitorStatus(
   monitor: Monitor,
   uuid: string | undefined,
   deadline: Deadline,
-): Promise<{ view: MonitorView; survivedError?: string }> {
+): Promise<MonitorAnswer> {
   try {
     const view = await status(monitor, deadline);
     if (view.runstate === 'io-error') {
       const failed = await failedDevices(monitor, deadline);
-      return { view: { ...view, failedDevices: uuid === undefined ? failed : correct(failed, uuid) } };
+      const devices = uuid === undefined ? failed : correct(failed, uuid);
+      return { view: { ...view, failedDevices: devices }, hungUp: false };
     }
     const survivedError = view.running ? await survivedErrors(monitor, deadline) : undefined;
-    return survivedError === undefined ? { view } : { view, survivedError };
+    return { view, hungUp: false, ...(survivedError === undefined ? {} : { survivedError }) };
   } catch (error) {
     if (isKvmhaError(error)) {
-      return { view: { kind: 'silent', why: messageOf(error) } };
+      return { view: { kind: 'silent', why: messageOf(error) }, hungUp: isHangUp(error) };
     }
     throw error;
   }

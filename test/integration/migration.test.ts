@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { existsSync, readFileSync } from 'node:fs';
-import { after, before, describe, test } from 'node:test';
+import { after, afterEach, before, describe, test } from 'node:test';
 import { sleep } from '../../lib/deadline.ts';
 import { Fault } from '../fault/fault.ts';
 import { createDisk } from '../guest/witness.ts';
@@ -20,7 +20,7 @@ const DEBUG: Call = { env: { HA_debug: '1' } };
  */
 const QEMU_CONF = `\
 keepalive_interval = 1
-keepalive_count = 3
+keepalive_count = 6
 clear_emulator_capabilities = 0
 migration_address = "0.0.0.0"
 `;
@@ -294,7 +294,17 @@ describe('migrate_to and migrate_from refuse', { concurrency: 3 }, () => {
   });
 });
 
+/** What a test that failed has frozen would fail all that come after it. */
+function thawEachTime(): void {
+  afterEach(() => {
+    node1.thaw('libvirtd');
+    node2.thaw('libvirtd');
+  });
+}
+
 describe('while a guest moves', () => {
+  thawEachTime();
+
   test('it is the source’s own, and the target’s not yet', async () => {
     await using guest = await traveller('moving');
     const { answer } = await guest.setOut();
@@ -417,6 +427,8 @@ describe('a migration that fails by itself', { concurrency: 3 }, () => {
 });
 
 describe('a migration that fails', () => {
+  thawEachTime();
+
   test('because the libvirtd of the source dies leaves the guest here', async () => {
     await using guest = await traveller('daemon');
     const { answer } = await guest.setOut();

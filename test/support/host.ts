@@ -102,11 +102,14 @@ export class Host implements AsyncDisposable {
       process.kill(pid, 'SIGSTOP');
       await until(`${name} to stand still`, () => stat(pid).startsWith('stopped'));
     }
-    return () => {
-      for (const pid of pids) {
-        process.kill(pid, 'SIGCONT');
-      }
-    };
+    return () => this.thaw(name);
+  }
+
+  /** Lets the processes of this name go on, whether or not they were stopped. */
+  thaw(name: string): void {
+    for (const pid of processesNamed(this.node, name)) {
+      process.kill(pid, 'SIGCONT');
+    }
   }
 
   /** Runs `work` while libvirtd is dead, or ends by another signal, and starts it again. */
