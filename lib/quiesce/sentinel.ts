@@ -1,4 +1,4 @@
-import { closeSync, fchownSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
+import { closeSync, fchownSync, lstatSync, openSync, rmSync, statSync, writeSync } from 'node:fs';
 import { join } from 'node:path';
 import { KvmhaError, messageOf } from '../error.ts';
 
@@ -55,6 +55,17 @@ export function makeSentinelFile({ path }: Sentinel): void {
     }
   } catch (cause) {
     throw new KvmhaError('file', `${path} cannot be made: ${messageOf(cause)}`, { cause });
+  }
+}
+
+/**
+ * Removes the file of a sentinel that no node of QEMU uses any more. A folder in its place is none of ours, and left.
+ *
+ * @throws the error of unlink(2)
+ */
+export function removeSentinelFile({ path }: Sentinel): void {
+  if (lstatSync(path, { throwIfNoEntry: false })?.isDirectory() !== true) {
+    rmSync(path, { force: true });
   }
 }
 

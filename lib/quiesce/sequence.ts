@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { type FileStamp, stampFiles } from '../linux/file-stamp.ts';
-import type { FileIdentity } from '../linux/open-files.ts';
+import { type FileIdentity, openedAt } from '../linux/open-files.ts';
 import { readOomScore, writeOomScore } from '../linux/process.ts';
 import { syncFile } from '../linux/sync.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
@@ -358,6 +358,12 @@ class Sequence {
     }
     if (inactive > 0) {
       throw new KvmhaError('malformed', `only ${inactive} of ${record.media.length} sentinels are inactive`);
+    }
+    const unseen = record.media.find(({ sentinel }) => openedAt(record.qemu.pid, sentinel.path).length === 0);
+    if (unseen !== undefined) {
+      const { path } = unseen.sentinel;
+      const why = 'it was moved or replaced, so that nothing shows whether its node is inactive';
+      throw new KvmhaError('file', `qemu has no file open that is called ${path}: ${why}`);
     }
     if (record.inactivate === 'blockdev-set-active') {
       await this.#execute('blockdev-set-active', { active: false });

@@ -1,10 +1,10 @@
-import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError } from '../error.ts';
 import type { Json, Monitor } from '../qemu/qmp.ts';
 import { type QuiesceRecord, removeRecord, writeRecord } from '../record/record.ts';
 import { blockNodes, devicePath, nodesInUse } from './inspection.ts';
 import { guestRanSince } from './observe.ts';
+import { removeSentinelFile } from './sentinel.ts';
 import type { QuiesceTarget } from './sequence.ts';
 
 /** Whether every device still is on the guest's own image: then the guest can go on, or have gone on, as before. */
@@ -93,7 +93,7 @@ export async function giveBack(monitor: Monitor, record: QuiesceRecord, deadline
     for (const name of [sentinel.node, sentinel.fileNode].filter((node) => present.has(node))) {
       await execute('blockdev-del', { 'node-name': name });
     }
-    rmSync(sentinel.path, { force: true });
+    removeSentinelFile(sentinel);
   }
   for (const name of record.interfaces) {
     await execute('set_link', { name, up: true });

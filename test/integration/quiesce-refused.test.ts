@@ -1,11 +1,20 @@
 import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
+import { isComplete } from '../../lib/quiesce/proof.ts';
+import type { Step } from '../../lib/quiesce/sequence.ts';
 import { NbdServer } from '../fault/nbd.ts';
 import type { Disk } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { qemus } from '../support/qemus.ts';
-import { type GuestOptions, MAKE_SOCKET_FOLDERS, QuiesceGuest, refusal } from '../support/quiesced.ts';
+import {
+  failure,
+  type GuestOptions,
+  MAKE_SOCKET_FOLDERS,
+  QuiesceGuest,
+  refusal,
+} from '../support/quiesced.ts';
 
 let lab: Lab;
 let node: LabNode;
@@ -20,6 +29,8 @@ interface Case {
   readonly why: RegExp;
   readonly options?: (name: string) => Partial<GuestOptions>;
   readonly disk?: Partial<Disk>;
+  /** Why it cannot be tested here. */
+  readonly skip?: string | false;
   /** Done before the guest is started; what it gives is undone in the end. */
   readonly prepare?: (name: string) => Promise<(() => void) | undefined>;
   /** Done while the guest runs. */
@@ -36,6 +47,27 @@ function extraDisk(path: string): string[] {
 }
 
 const blank = (path: string) => createDisk(path, { node, content: 'blank' });
+
+const VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
+
+const SECRET_UUID = '7c2b6a51-3b0e-4a7c-9a53-0a6f6f0d5c11';
+const SECRET = `\
+<secret ephemeral='no' private='yes'>
+  <uuid>${SECRET_UUID}</uuid>
+  <description>of encrypted disks</description>
+</secret>
+`;
+const ENCRYPTION = `<encryption format='luks'><secret type='passphrase' uuid='${SECRET_UUID}'/></encryption>`;
+/** Once: it takes seconds. qemu-img fails when it measures no use of the processor while it chooses the iterations. */
+const MAKE_ENCRYPTED = `make() {
+  [ -e "$1" ] && return
+  for attempt in $(seq 20); do
+    qemu-img create -q --object secret,id=key,data=passphrase -f "$2" -o "$3" "$1.draft" 4M && mv "$1.draft" "$1" && return
+  done
+  exit 1
+}
+make /shared/encrypted.qcow2 qcow2 encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10
+make /shared/encrypted.luks luks key-secret=key,iter-time=10`;
 
 const CASES: Record<string, Case> = {
   'drops flushes (cache=unsafe)': { disk: { cache: 'unsafe' }, why: /cache=unsafe: flushes are dropped/ },
@@ -103,6 +135,49 @@ const CASES: Record<string, Case> = {
     }),
     why: /device user0 is a vhost-user-blk-pci/,
   },
+  'has a TPM that another process emulates (swtpm)': {
+    skip: !existsSync('/usr/bin/swtpm') && 'swtpm is not installed',
+    prepare: async (name) => {
+      const socket = `/run/lab/${name}.tpm`;
+      await node.check(['mkdir', `/shared/${name}-tpm`]);
+      // It ends with QEMU, and in any case with the lab.
+      node.spawn([
+        ...['swtpm', 'socket', '--tpm2', '--tpmstate', `dir=/shared/${name}-tpm`],
+        ...['--ctrl', `type=unixio,path=${socket}`],
+      ]);
+      await node.check(['sh', '-c', `until [ -S ${socket} ]; do sleep 0.05; done`], { timeout: 10_000 });
+      return undefined;
+    },
+    options: (name) => ({
+      args: [
+        ...['-chardev', `socket,id=tpm-socket,path=/run/lab/${name}.tpm`],
+        ...['-tpmdev', 'emulator,id=tpm,chardev=tpm-socket', '-device', 'tpm-crb,id=tpm0,tpmdev=tpm'],
+      ],
+    }),
+    why: /device tpm0 is a tpm-crb.*started with -tpmdev/,
+  },
+  'has a folder served by another process (virtiofs)': {
+    skip: !existsSync(VIRTIOFSD) && `${VIRTIOFSD} is not installed`,
+    prepare: async (name) => {
+      const socket = `/run/lab/${name}.fs`;
+      await node.check(['mkdir', `/shared/${name}-fs`]);
+      // It ends with QEMU, and in any case with the lab.
+      node.spawn([
+        ...[VIRTIOFSD, `--socket-path=${socket}`],
+        ...['-o', `source=/shared/${name}-fs`, '-o', 'sandbox=chroot'],
+      ]);
+      await node.check(['sh', '-c', `until [ -S ${socket} ]; do sleep 0.05; done`], { timeout: 10_000 });
+      return undefined;
+    },
+    options: (name) => ({
+      elements: "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
+      args: [
+        ...['-chardev', `socket,id=folder,path=/run/lab/${name}.fs`],
+        ...['-device', 'vhost-user-fs-pci,id=fs0,chardev=folder,tag=folder,addr=0x1e'],
+      ],
+    }),
+    why: /device fs0 is a vhost-user-fs-pci/,
+  },
   'shares its memory through a file on a disk': {
     options: () => ({
       elements: "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>",
@@ -128,6 +203,24 @@ const CASES: Record<string, Case> = {
       disks: [{ path: `/shared/${name}.img` }, { nbd: `/run/lab/${name}.sock` }],
     }),
     why: /block driver nbd \(node \S+\) has not been shown to be safe/,
+  },
+  'has encrypted disks (LUKS, in qcow2 and by itself)': {
+    prepare: async (name) => {
+      node.write(`/shared/${name}-secret.xml`, SECRET);
+      await node.check(['virsh', 'secret-define', `/shared/${name}-secret.xml`]);
+      const passphrase = Buffer.from('passphrase').toString('base64');
+      await node.check(['virsh', 'secret-set-value', SECRET_UUID, passphrase]);
+      await node.check(['sh', '-c', MAKE_ENCRYPTED]);
+      return undefined;
+    },
+    options: (name) => ({
+      disks: [
+        { path: `/shared/${name}.img` },
+        { path: '/shared/encrypted.qcow2', format: 'qcow2', elements: ENCRYPTION },
+        { path: '/shared/encrypted.luks', elements: ENCRYPTION },
+      ],
+    }),
+    why: /has the option "encrypt".*block driver luks \(node \S+\) has not been shown to be safe/,
   },
   'copies what it reads into its image': {
     disk: { driver: "copy_on_read='on'" },
@@ -201,10 +294,93 @@ const CASES: Record<string, Case> = {
   },
 };
 
+/** What is laid in the place of a sentinel's file ($path), to get at a file of somebody else ($victim). */
+interface Trap {
+  readonly lay: string;
+  readonly before: Step;
+  /** Undefined where the quiesce goes its way all the same, and is proved. */
+  readonly failure?: { readonly step: Step; readonly undone: boolean; readonly reason: RegExp };
+}
+
+const TRAPS: Record<string, Trap> = {
+  'a symbolic link': { lay: 'ln -s "$victim" "$path"', before: 'add-sentinels' },
+  'a hard link': { lay: 'ln "$victim" "$path"', before: 'add-sentinels' },
+  'a folder': {
+    lay: 'mkdir "$path"',
+    before: 'add-sentinels',
+    failure: {
+      step: 'add-sentinels',
+      undone: true,
+      reason: /kvmha-sentinel-\S+ cannot be made: .*directory/,
+    },
+  },
+  'a symbolic link, once QEMU has opened it': {
+    lay: 'mv "$path" "$path.moved" && ln -s "$victim" "$path"',
+    before: 'links-down',
+    failure: { step: 'inactivate', undone: false, reason: /kvmha-sentinel-\S+: it was moved or replaced/ },
+  },
+  'a folder, once its node is inactive': {
+    lay: 'mv "$path" "$path.moved" && mkdir "$path"',
+    before: 'unlink-sentinels',
+    failure: { step: 'unlink-sentinels', undone: false, reason: /directory.*kvmha-sentinel-/ },
+  },
+};
+
 for (const [index, { name: qemu, emulator, skip }] of (await qemus()).entries()) {
+  describe(`${qemu}: no other file is written to, no guest wrongly called safe and no qemu lost when in a sentinel's place is`, {
+    skip,
+    concurrency: 2,
+  }, () => {
+    for (const [number, [what, { lay, before, failure: expected }]] of Object.entries(TRAPS).entries()) {
+      test(what, async () => {
+        const name = `trap-${index}-${number}`;
+        // On the file system of libvirt's folders, and an image that QEMU could take for the sentinel.
+        const victim = `/var/lib/libvirt/${name}.vdi`;
+        await node.check(['qemu-img', 'create', '-q', '-f', 'vdi', victim, '1M']);
+        const content = async () =>
+          node.check(['sh', '-c', 'md5sum "$0"; stat -c "%u %a %s %Y" "$0"', victim]);
+        const pristine = await content();
+        const guest = await QuiesceGuest.running(node, name, {
+          emulator,
+          disks: [{ path: `/shared/${name}.img` }],
+        });
+        const pid = await guest.pid();
+        const script = `victim=${victim}
+          path=$(grep -o '/[^"]*/kvmha-sentinel-0-[0-9a-f]*.vdi' /run/kvmha/guests/${guest.uuid}/quiesce.json)
+          ${lay} && touch /shared/${name}.laid`;
+        const report = await guest.quiesce({ before: { [before]: { run: ['sh', '-c', script] } } });
+        await node.check(['test', '-e', `/shared/${name}.laid`]);
+        if (expected === undefined) {
+          assert.equal(report.outcome?.kind, 'proved', JSON.stringify(report));
+          await assert.rejects(guest.qmp('cont'), /Could not open '[^']*kvmha-sentinel/);
+        } else {
+          const { step, undone, reason } = failure(report);
+          assert.deepEqual([step, undone], [expected.step, expected.undone], reason);
+          assert.match(reason, expected.reason);
+          if (undone) {
+            await guest.goesOn();
+            await guest.preserve(); // by a sentinel of another name
+          } else {
+            assert.ok(!isComplete(await guest.proof()), 'it is called safe');
+            assert.notEqual(
+              (await guest.quiesce()).outcome?.kind,
+              'proved',
+              'the second attempt calls it safe',
+            );
+          }
+        }
+        assert.equal(await content(), pristine);
+        assert.equal(await guest.pid(), pid, 'its qemu is gone');
+        await guest.resumes();
+        assert.equal(await content(), pristine);
+        await guest.end();
+      });
+    }
+  });
+
   describe(`${qemu}: refused by name, and left as it is, is a guest that`, { skip, concurrency: 2 }, () => {
     for (const [number, [what, each]] of Object.entries(CASES).entries()) {
-      test(what, async () => {
+      test(what, { skip: each.skip ?? false }, async () => {
         const name = `refused-${index}-${number}`;
         const undo = await each.prepare?.(name);
         try {
