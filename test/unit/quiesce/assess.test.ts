@@ -293,6 +293,8 @@ describe('a guest is refused by name', () => {
     }
     const encrypt = { format: 'luks', 'key-secret': 's' };
     refuses(inspection({ blockdevs: blockdevs(1, { top: { encrypt } }) }), /the option "encrypt"/);
+    const slice = { offset: 512, size: 512 };
+    refuses(inspection({ blockdevs: blockdevs(1, { top: slice }) }), /the option "offset"/);
     refuses(
       inspection({ blockdevs: blockdevs(1, { file: { 'pr-manager': 'p' } }) }),
       /the option "pr-manager"/,
