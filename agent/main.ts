@@ -1,30 +1,22 @@
 import { basename } from 'node:path';
 import { messageOf } from '../lib/error.ts';
 import { OCF } from '../lib/ocf.ts';
+import { answerQuickly } from './ocf/quick.ts';
 import { printError } from './output.ts';
 
 /**
- * Runs one of the resource agents or the operator's command, whichever the name it was called under says. The cluster
- * calls the agents by links to the binary in /usr/lib/ocf/resource.d/kvmha.
- *
- * Each part is loaded when it is needed, and so are the libraries it uses: a monitor runs every few seconds
- * for every guest of a node and must not pay for what it does not use.
+ * A monitor runs every few seconds for every guest of a node, and nearly always finds it running well: for that there
+ * is a short way, with nothing on it that it does not use. All else is loaded only where that way does not lead to an
+ * answer.
  */
 async function main(calledAs: string, args: readonly string[]): Promise<number> {
-  switch (basename(calledAs)) {
-    case 'KvmGuest': {
-      const { runAgent } = await import('./ocf/main.ts');
-      return runAgent(args);
-    }
-    case 'KvmWatch': {
-      const { runWatchAgent } = await import('./watch/ocf.ts');
-      return runWatchAgent(args);
-    }
-    default: {
-      const { runCommand } = await import('./command/main.ts');
-      return runCommand(args);
-    }
+  const name = basename(calledAs);
+  const quick = name === 'KvmGuest' ? await answerQuickly(args, process.env) : undefined;
+  if (quick?.kind === 'answered') {
+    return quick.code;
   }
+  const { runAs } = await import('./whole.ts');
+  return runAs(name, args, quick?.kind === 'not-well');
 }
 
 // All output is written synchronously (see output.ts), so nothing is lost when the process ends here; and it

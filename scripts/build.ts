@@ -1,23 +1,35 @@
 /**
  * Builds the one binary `kvmha`: node scripts/build.ts OUTPUT
  *
- * esbuild bundles agent/main.ts and the libraries into one script, pkg puts it into a copy of the Node that
- * runs this file (node_modules/node). Nothing is downloaded. Beside OUTPUT stay OUTPUT.cjs, the script,
- * OUTPUT.meta.json, esbuild's account of what is in it, and OUTPUT.licenses, the terms of all that is in it
- * and not ours.
+ * esbuild bundles the sources and the libraries into two scripts: agent/main.ts, which is run at every start and so is
+ * kept small, and agent/whole.ts, which is an asset and loaded when it is needed. pkg puts them into a copy of the Node
+ * that runs this file (node_modules/node). Nothing is downloaded. Beside OUTPUT stay the scripts (OUTPUT.cjs,
+ * OUTPUT.whole.cjs), what V8 has compiled of the second (OUTPUT.whole.cache), esbuild's account of what is in them
+ * (OUTPUT.meta.json, an account for each entry point), and OUTPUT.licenses, the terms of all that is in them and not ours.
  */
+import { execFileSync } from 'node:child_process';
 import { globSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
-import { build, type Metafile } from 'esbuild';
-import { reproduciblePkg } from './reproducible-pkg.ts';
+import { build, type Metafile, type Plugin } from 'esbuild';
+import { WHOLE, WHOLE_CACHE } from '../agent/packed.ts';
+import { reproduciblePkg, SAME_HASHES } from './reproducible-pkg.ts';
 
 const root = resolve(import.meta.dirname, '..');
 
-async function bundle(script: string): Promise<Metafile> {
+/** In the binary, agent/packed.ts stands for agent/whole.ts. */
+const packed: Plugin = {
+  name: 'packed',
+  setup({ onResolve }) {
+    onResolve({ filter: /^\.\/whole\.ts$/ }, () => ({ path: `${root}/agent/packed.ts` }));
+  },
+};
+
+async function bundle(entry: string, script: string): Promise<Metafile> {
   const { version } = JSON.parse(readFileSync(`${root}/package.json`, 'utf8'));
   const result = await build({
     absWorkingDir: root,
-    entryPoints: ['agent/main.ts'],
+    entryPoints: [entry],
+    plugins: [packed],
     outfile: script,
     bundle: true,
     metafile: true,
@@ -41,8 +53,16 @@ async function bundle(script: string): Promise<Metafile> {
   return result.metafile;
 }
 
-function licenses(account: Metafile): string {
-  const packages = Object.keys(account.inputs).flatMap(
+/** What V8 has compiled of `script` when it has run far enough to answer `usage`. */
+function compile(script: string, cache: string): void {
+  const program = `${import.meta.dirname}/code-cache.ts`;
+  execFileSync(process.execPath, [SAME_HASHES, program, script, cache], {
+    stdio: ['ignore', 'ignore', 'inherit'],
+  });
+}
+
+function licenses(inputs: readonly string[]): string {
+  const packages = inputs.flatMap(
     (path) => /^(?:.*\/)?node_modules\/(?:@[^/]+\/)?[^/]+(?=\/)/.exec(path) ?? [],
   );
   const node = globSync(`node_modules/node/**/node-linux-${process.arch}`, { cwd: root });
@@ -63,13 +83,14 @@ function licenseOf(directory: string): string {
  * Packs `script` with pkg's function for a single script rather than with its command: only the function
  * takes a Node that is already there and a configuration for Node's single executables.
  */
-async function pack(script: string, output: string): Promise<void> {
+async function pack(script: string, program: string): Promise<void> {
   const arch = process.arch;
   if (process.platform !== 'linux') {
     throw new Error(`kvmha is a program for Linux, and this is ${process.platform}`);
   }
   const seaConfig = {
     main: basename(script),
+    assets: { [WHOLE]: basename(`${output}.whole.cjs`), [WHOLE_CACHE]: basename(`${output}.whole.cache`) },
     disableExperimentalSEAWarning: true,
     useSnapshot: false,
     // A third of the start-up time is spent compiling otherwise.
@@ -83,7 +104,7 @@ async function pack(script: string, output: string): Promise<void> {
     nodeRange: `node${process.versions.node}` as const,
     platform: 'linux' as const,
     arch,
-    output,
+    output: program,
   };
   const pkg = await reproduciblePkg(dirname(script));
   await pkg(script, { targets: [target], nodePath: process.execPath, seaConfig });
@@ -92,9 +113,11 @@ async function pack(script: string, output: string): Promise<void> {
 const output = resolve(process.argv[2] ?? `${root}/build/kvmha`);
 const unfinished = `${output}.${process.pid}`;
 try {
-  const account = await bundle(`${output}.cjs`);
-  writeFileSync(`${output}.meta.json`, JSON.stringify(account));
-  writeFileSync(`${output}.licenses`, licenses(account));
+  const main = await bundle('agent/main.ts', `${output}.cjs`);
+  const whole = await bundle('agent/whole.ts', `${output}.whole.cjs`);
+  compile(`${output}.whole.cjs`, `${output}.whole.cache`);
+  writeFileSync(`${output}.meta.json`, JSON.stringify({ main, whole }));
+  writeFileSync(`${output}.licenses`, licenses(Object.keys({ ...main.inputs, ...whole.inputs })));
   await pack(`${output}.cjs`, unfinished);
   // An agent may be running from the old file: replace it, never write into it.
   renameSync(unfinished, output);

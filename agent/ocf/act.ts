@@ -1,6 +1,7 @@
 import { sleep } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
-import { closeLook, imagesOf, type Look, look, quickLook } from '../../lib/guest/look.ts';
+import { closeLook, imagesOf, type Look, look } from '../../lib/guest/look.ts';
+import { quickLook } from '../../lib/guest/quick-look.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../lib/ocf.ts';
 import { DEFAULT_POLICY } from '../../lib/policy.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
@@ -106,10 +107,14 @@ export async function quiesceFaulted(context: ActionContext): Promise<Answer> {
   }
 }
 
+/** What a quick look does not show. */
+const UNSEEN = { qemu: undefined, dying: undefined, monitor: undefined, record: undefined };
+
 async function decide(context: ActionContext, situation: Situation, locked: boolean): Promise<Decision> {
   const { guest, deadline, parameters } = context;
-  const quick = situation === 'monitor' && !locked ? await quickLook(guest, deadline) : undefined;
-  const seen = quick ?? (await look(guest, deadline));
+  const quickly = situation === 'monitor' && !locked && !context.quickLookFailed;
+  const quick = quickly ? await quickLook(guest, deadline) : undefined;
+  const seen = quick === undefined ? await look(guest, deadline) : { ...UNSEEN, ...quick };
   const classification = classify(seen.observation);
   // Only these are judged by the policy file; a monitor of a guest that runs well does not read it.
   const judgedByPolicy = ['out-of-space', 'degraded'].includes(classification.state);

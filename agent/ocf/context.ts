@@ -1,15 +1,12 @@
 import { mkdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
-import { Deadline } from '../../lib/deadline.ts';
+import type { Deadline } from '../../lib/deadline.ts';
 import { errnoOf, isKvmhaError, type KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
 import type { Journal } from '../../lib/journal.ts';
-import {
-  type DomainIdentity,
-  domainIdentityOf,
-  lastDomainIdentityOf,
-} from '../../lib/libvirt/domain-identity.ts';
+import { domainIdentityOf, lastDomainIdentityOf } from '../../lib/libvirt/domain-identity.ts';
+import type { DomainIdentity } from '../../lib/libvirt/identity-cache.ts';
 import { Virsh } from '../../lib/libvirt/virsh.ts';
 import { OCF, OcfFailure } from '../../lib/ocf.ts';
 import type { Parameters } from '../../lib/parameters.ts';
@@ -30,6 +27,8 @@ export interface ActionContext {
   readonly log: Log;
   /** Where it is kept what was done about the guest. */
   readonly journal: Journal;
+  /** It was looked quickly already whether the guest runs well, and it was not seen to. */
+  readonly quickLookFailed: boolean;
   /** The policy file's content, read when it is first needed. */
   policy(): Promise<Policy>;
   /** What the cluster's state was when it was first asked for. */
@@ -42,7 +41,7 @@ const LENIENT_ACTIONS = ['stop', 'monitor', 'status'];
 /** What an action is called with. */
 export type Call = Pick<
   ActionContext,
-  'environment' | 'variables' | 'parameters' | 'deadline' | 'log' | 'journal'
+  'environment' | 'variables' | 'parameters' | 'deadline' | 'log' | 'journal' | 'quickLookFailed'
 >;
 
 /**
@@ -72,15 +71,6 @@ export async function makeContext(call: Call): Promise<ActionContext> {
 }
 
 /**
- * The moment by which an action answers: earlier than the cluster's timeout, after which no answer is heard and
- * the action is killed. The cluster counts from the start of this process, which may be slow on a busy node.
- */
-export function actionDeadline({ timeout }: OcfEnvironment): Deadline {
-  const sinceStart = performance.now();
-  return Deadline.in(timeout - sinceStart).reserving(Math.min(1500, timeout / 10));
-}
-
-/**
  * Finds out which guest the resource is.
  *
  * @throws OcfFailure when its configuration cannot be used: ERR_PERM, ERR_INSTALLED when it is missing, ERR_ARGS when
@@ -106,7 +96,7 @@ async function domainIdentity(
     if (!LENIENT_ACTIONS.includes(environment.action)) {
       throw new OcfFailure(codeOf(error), messageOf(error), { cause: error });
     }
-    const last = await lastDomainIdentityOf(config, cache);
+    const last = lastDomainIdentityOf(config, cache);
     if (last !== undefined) {
       log.warn(
         `${last.name}: its configuration cannot be read, going by what it was before: ${messageOf(error)}`,

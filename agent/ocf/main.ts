@@ -1,14 +1,10 @@
 import { Journal } from '../../lib/journal.ts';
 import { OCF, type OcfCode } from '../../lib/ocf.ts';
-import {
-  findLocalProblems,
-  problemsForAction,
-  readParameters,
-  refuseProblems,
-} from '../../lib/parameters.ts';
+import { problemsForAction, readParameters, refuseProblems } from '../../lib/parameters.ts';
 import { metadata } from '../built-in.ts';
 import { print, printError } from '../output.ts';
-import { type ActionContext, actionDeadline, makeContext } from './context.ts';
+import { actionDeadline } from './action-deadline.ts';
+import { type ActionContext, makeContext } from './context.ts';
 import type { OcfEnvironment } from './environment.ts';
 import { guarded } from './guarded.ts';
 import type { Log } from './log.ts';
@@ -40,9 +36,10 @@ const STOPPING: readonly string[] = ['stop', 'monitor', 'status'];
 /**
  * Performs one action of the resource agent.
  *
+ * @param quickLookFailed it was looked quickly whether the guest runs well, in vain (quick.ts)
  * @returns the OCF exit code
  */
-export async function runAgent(args: readonly string[]): Promise<OcfCode> {
+export async function runAgent(args: readonly string[], quickLookFailed: boolean): Promise<OcfCode> {
   const action = args[0] ?? process.env['__OCF_ACTION'] ?? '';
   switch (action) {
     case 'meta-data':
@@ -63,12 +60,16 @@ export async function runAgent(args: readonly string[]): Promise<OcfCode> {
         printError(USAGE);
         return OCF.ERR_UNIMPLEMENTED;
       }
-      return perform(args, load);
+      return perform(args, load, quickLookFailed);
     }
   }
 }
 
-async function perform(args: readonly string[], load: () => Promise<Action>): Promise<OcfCode> {
+async function perform(
+  args: readonly string[],
+  load: () => Promise<Action>,
+  quickLookFailed: boolean,
+): Promise<OcfCode> {
   return guarded('KvmGuest', args, async (environment, log) => {
     const { parameters, problems } = readParameters(process.env);
     const hindering = problemsForAction(environment.action, problems);
@@ -83,6 +84,7 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
       refuseProblems(hindering);
     }
     if (environment.action === 'start') {
+      const { findLocalProblems } = await import('../../lib/local-problems.ts');
       refuseProblems(await findLocalProblems(parameters));
     }
     const journal = new Journal('agent', log);
@@ -93,6 +95,7 @@ async function perform(args: readonly string[], load: () => Promise<Action>): Pr
       deadline: actionDeadline(environment),
       log,
       journal,
+      quickLookFailed,
     });
     try {
       return await (await load())(context);

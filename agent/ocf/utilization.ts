@@ -1,11 +1,8 @@
-import { closeSync, openSync, statSync, utimesSync } from 'node:fs';
-import { join } from 'node:path';
+import { closeSync, openSync, utimesSync } from 'node:fs';
 import { errnoOf, isKvmhaError, messageOf } from '../../lib/error.ts';
 import { makeDomainDirectory, uuidForName } from '../../lib/record/directory.ts';
 import type { ActionContext } from './context.ts';
-
-/** What a resource's utilization follows can change while the guest runs; it is looked at this often, in ms. */
-const REFRESH_INTERVAL = 600_000;
+import { followsUtilization, utilizationFile, utilizationIsDue } from './utilization-age.ts';
 
 /**
  * Keeps the resource's utilization attributes at what the guest has, as the autoset_ and unset_ parameters say. In a
@@ -15,14 +12,15 @@ const REFRESH_INTERVAL = 600_000;
  */
 export async function updateUtilization(context: ActionContext, anew: boolean): Promise<void> {
   const { environment, guest, log } = context;
-  if (!wantsAny(context) || !environment.inCluster) {
+  if (!environment.inCluster) {
     return;
   }
   try {
-    const cache = join(makeDomainDirectory(guest.uuid ?? uuidForName(guest.name)), 'utilization.json');
-    if (!anew && isFresh(cache)) {
+    if (!followsUtilization(context.parameters) || !(anew || utilizationIsDue(context.parameters, guest))) {
       return;
     }
+    makeDomainDirectory(guest.uuid ?? uuidForName(guest.name));
+    const cache = utilizationFile(guest);
     const { setUtilization, forgetUtilization } = await import('../../lib/cluster/utilization.ts');
     if (anew) {
       forgetUtilization(cache);
@@ -43,28 +41,6 @@ export async function updateUtilization(context: ActionContext, anew: boolean): 
       throw error;
     }
     log.warn(`${guest.name}: its utilization was not set: ${messageOf(error)}`);
-  }
-}
-
-function wantsAny({ parameters }: ActionContext): boolean {
-  return (
-    parameters.autoset_utilization_cpu ||
-    parameters.autoset_utilization_host_memory ||
-    parameters.autoset_utilization_hv_memory ||
-    parameters.unset_utilization_cpu ||
-    parameters.unset_utilization_host_memory ||
-    parameters.unset_utilization_hv_memory
-  );
-}
-
-function isFresh(cache: string): boolean {
-  try {
-    return Date.now() - statSync(cache).mtimeMs < REFRESH_INTERVAL;
-  } catch (error) {
-    if (errnoOf(error) === 'ENOENT') {
-      return false;
-    }
-    throw error;
   }
 }
 

@@ -160,7 +160,8 @@ export class NodeWorld implements World {
     const { parameters } = readParameters(variables);
     const { log, journal } = this;
     const deadline = Deadline.in(PATIENCE);
-    const context = await makeContext({ environment, variables, parameters, deadline, log, journal });
+    const call = { environment, variables, parameters, deadline, log, journal };
+    const context = await makeContext({ ...call, quickLookFailed: false });
     return { ...context, guest: { ...context.guest, uuid: context.guest.uuid ?? uuid } };
   }
 

@@ -9,7 +9,7 @@ import { loadPolicy } from '../../lib/policy.ts';
 import { STATE_DIRECTORY } from '../../lib/record/directory.ts';
 import { askStatus, watcherProcess } from '../../lib/watch/status.ts';
 import { watchMetadata } from '../built-in.ts';
-import { actionDeadline } from '../ocf/context.ts';
+import { actionDeadline } from '../ocf/action-deadline.ts';
 import type { OcfEnvironment } from '../ocf/environment.ts';
 import { guarded } from '../ocf/guarded.ts';
 import type { Log } from '../ocf/log.ts';

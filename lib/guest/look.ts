@@ -1,7 +1,7 @@
 import { existsSync, realpathSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Deadline } from '../deadline.ts';
-import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { isKvmhaError, messageOf } from '../error.ts';
 import { LibvirtMonitor, Virsh } from '../libvirt/virsh.ts';
 import { type Hold, holdsOf, identify, openStorage } from '../linux/open-files.ts';
 import { isAlive, type ProcessIdentity, processorTime } from '../linux/process.ts';
@@ -13,7 +13,7 @@ import {
   readPidFile,
   vcpuThreads,
 } from '../qemu/qemu-process.ts';
-import { isObject, type Json, type Monitor, QmpSocket } from '../qemu/qmp.ts';
+import { isObject, type Monitor } from '../qemu/qmp.ts';
 import { blockNodes } from '../quiesce/inspection.ts';
 import { observeProof } from '../quiesce/observe.ts';
 import type { Proof } from '../quiesce/proof.ts';
@@ -21,7 +21,7 @@ import { isOf, nothingMoved, SENTINEL_PREFIX } from '../quiesce/sequence.ts';
 import { type IoError, readIoError } from '../record/io-error.ts';
 import { readPendingStart } from '../record/pending-start.ts';
 import { type QuiesceRecord, readRecord } from '../record/record.ts';
-import { type Reported, readReported } from '../record/reported.ts';
+import { readReported } from '../record/reported.ts';
 import { type RunImage, readRunningRecord } from '../record/running-record.ts';
 import type {
   FailedDevice,
@@ -30,11 +30,18 @@ import type {
   Observation,
   ProcessView,
 } from '../state/observation.ts';
+import {
+  askStatus,
+  connect,
+  entries,
+  FROZEN,
+  isHangUp,
+  PATIENCE,
+  patience,
+  survivedErrors,
+} from './ask-qemu.ts';
 import type { Guest } from './guest.ts';
-import { socketsOf } from './sockets.ts';
-
-/** How long one source of knowledge may keep a look waiting, in milliseconds, where the deadline allows it. */
-const PATIENCE = 8000;
+import { type ReportedErrors, reportedErrors } from './reported-errors.ts';
 
 /** How often a look is repeated at most because a process came or went meanwhile. */
 const MOST_LOOKS = 3;
@@ -44,11 +51,6 @@ const LEAVING = 2000;
 
 /** How long the processor time of vCPUs is watched, in milliseconds: idle ones use some every now and then. */
 const VCPU_WATCH = 1000;
-
-/** The patience with one source: others must be asked, and something be done, before the deadline. */
-function patience(deadline: Deadline): Deadline {
-  return deadline.within(Math.min(PATIENCE, Math.max(1000, deadline.remaining() / 3)));
-}
 
 /** One look at a guest: what was seen, and the hands that an action needs to go on. */
 export interface Look {
@@ -70,46 +72,6 @@ export function closeLook(look: Look): void {
 }
 
 /**
- * The cheapest look, for the monitor of a guest that runs: its own QMP socket, and nothing else.
- *
- * @returns undefined when the guest has no such socket, does not answer or does not run: a whole look is needed
- */
-export async function quickLook(guest: Guest, deadline: Deadline): Promise<Look | undefined> {
-  const socket = await connect(guest, patience(deadline));
-  if (socket.monitor === undefined) {
-    return undefined;
-  }
-  const { monitor } = socket;
-  try {
-    const view = await status(monitor, patience(deadline));
-    if (!view.running || (await isInPostCopy(monitor, patience(deadline)))) {
-      return undefined;
-    }
-    const reported = readReported(socket.uuid ?? '');
-    if (reported?.fault !== undefined) {
-      return undefined;
-    }
-    const survivedError = await survivedErrors(monitor, patience(deadline));
-    const observation: Observation = {
-      libvirt: { kind: 'not-asked' },
-      monitor: view,
-      process: { kind: 'unknown', why: 'not looked for, because QEMU answers' },
-      quiesceBegun: false,
-      ...errors(reported, survivedError),
-    };
-    const none = { qemu: undefined, dying: undefined, monitor: undefined, record: undefined };
-    return { observation, uuid: socket.uuid, ...none };
-  } catch (error) {
-    if (isKvmhaError(error)) {
-      return undefined;
-    }
-    throw error;
-  } finally {
-    monitor.close();
-  }
-}
-
-/**
  * What the QEMU of a guest says through a monitor that is open already, and what is kept of it: all that shows whether
  * the guest has a fault, and nothing by which one could be told from another moment's. Changes nothing.
  */
@@ -120,7 +82,7 @@ export async function lookThrough(monitor: Monitor, uuid: string, deadline: Dead
     monitor: view,
     process: { kind: 'unknown', why: 'not looked for' },
     quiesceBegun: await quiesceWasBegun(uuid, view, monitor, deadline),
-    ...errors(reportedOf(uuid), survivedError),
+    ...reportedErrors(reportedOf(uuid), survivedError),
   };
 }
 
@@ -144,13 +106,6 @@ async function quiesceWasBegun(
     }
     throw error;
   }
-}
-
-/** In post-copy the vCPUs are said to run even when the pages that they wait for will never come. */
-async function isInPostCopy(monitor: Monitor, deadline: Deadline): Promise<boolean> {
-  const migration = await monitor.execute('query-migrate', {}, deadline);
-  const phase = isObject(migration) ? migration['status'] : undefined;
-  return typeof phase === 'string' && phase.startsWith('postcopy');
 }
 
 /**
@@ -205,7 +160,7 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<{ seen: Look;
     process: processView,
     quiesceBegun: begun,
     ...(proof === undefined ? {} : { proof }),
-    ...errors(uuid === undefined || qemu === undefined ? undefined : reportedOf(uuid), survivedError),
+    ...reportedErrors(uuid === undefined || qemu === undefined ? undefined : reportedOf(uuid), survivedError),
     ...(qemu === undefined || uuid === undefined
       ? {}
       : await migration(guest, uuid, qemu, libvirt.view, monitorView, patience(deadline))),
@@ -371,46 +326,6 @@ async function withJob(
   }
 }
 
-interface Connection {
-  readonly monitor: Monitor | undefined;
-  readonly uuid: string | undefined;
-  /** Why a monitor that is there does not answer. */
-  readonly silent: string | undefined;
-  /** It has not kept us waiting: it has closed the connection. */
-  readonly hungUp: boolean;
-}
-
-const NO_SOCKET: Connection = { monitor: undefined, uuid: undefined, silent: undefined, hungUp: false };
-const FROZEN: Connection = { ...NO_SOCKET, silent: 'qemu is stopped by a signal' };
-
-/** Connects to the agent's socket of the guest, and makes sure that it is this guest's. */
-async function connect(guest: Guest, deadline: Deadline): Promise<Connection> {
-  const path = socketsOf(guest.name)?.agent;
-  if (path === undefined) {
-    return NO_SOCKET;
-  }
-  let monitor: QmpSocket | undefined;
-  try {
-    monitor = await QmpSocket.connect(path, deadline);
-    const answer = await monitor.execute('query-uuid', {}, deadline);
-    const uuid = isObject(answer) ? String(answer['UUID']) : '';
-    if (guest.uuid !== undefined && uuid.toLowerCase() !== guest.uuid.toLowerCase()) {
-      monitor.close();
-      return NO_SOCKET;
-    }
-    return { ...NO_SOCKET, monitor, uuid };
-  } catch (error) {
-    monitor?.close();
-    if (isKvmhaError(error, 'unreachable')) {
-      return NO_SOCKET;
-    }
-    if (isKvmhaError(error)) {
-      return { ...NO_SOCKET, silent: messageOf(error), hungUp: isHangUp(error) };
-    }
-    throw error;
-  }
-}
-
 function throughLibvirt(
   guest: Guest,
   uuid: string | undefined,
@@ -431,17 +346,13 @@ interface MonitorAnswer {
   readonly hungUp: boolean;
 }
 
-function isHangUp(error: KvmhaError): boolean {
-  return error.code !== 'deadline';
-}
-
 async function monitorStatus(
   monitor: Monitor,
   uuid: string | undefined,
   deadline: Deadline,
 ): Promise<MonitorAnswer> {
   try {
-    const view = await status(monitor, deadline);
+    const view = await askStatus(monitor, deadline);
     if (view.runstate === 'io-error') {
       const failed = await failedDevices(monitor, deadline);
       const devices = uuid === undefined ? failed : correct(failed, uuid);
@@ -455,17 +366,6 @@ async function monitorStatus(
     }
     throw error;
   }
-}
-
-async function status(
-  monitor: Monitor,
-  deadline: Deadline,
-): Promise<Extract<MonitorView, { kind: 'status' }>> {
-  const answer = await monitor.execute('query-status', {}, deadline);
-  if (!isObject(answer) || typeof answer['status'] !== 'string' || typeof answer['running'] !== 'boolean') {
-    throw new KvmhaError('protocol', 'query-status: the answer lacks "status" or "running"');
-  }
-  return { kind: 'status', runstate: answer['status'], running: answer['running'], failedDevices: [] };
 }
 
 async function failedDevices(monitor: Monitor, deadline: Deadline): Promise<FailedDevice[]> {
@@ -494,26 +394,6 @@ function ioErrorOf(uuid: string): IoError | undefined {
     }
     throw error;
   }
-}
-
-/**
- * Errors that QEMU passed to the guest instead of stopping it (error_policy report, or none), from the counters
- * of query-blockstats: they are kept from the start of qemu.
- */
-async function survivedErrors(monitor: Monitor, deadline: Deadline): Promise<string | undefined> {
-  const failed = entries(await monitor.execute('query-blockstats', {}, deadline)).flatMap((entry) => {
-    const stats = entry['stats'];
-    const counts = ['rd', 'wr', 'flush', 'unmap'].map((operation) =>
-      Number((isObject(stats) ? stats[`failed_${operation}_operations`] : undefined) ?? 0),
-    );
-    const sum = counts.reduce((total, count) => total + count, 0);
-    return sum > 0 ? [`${String(entry['qdev'] ?? entry['device'])} (${sum})`] : [];
-  });
-  return failed.length === 0 ? undefined : `I/O errors were passed to the guest on ${failed.join(', ')}`;
-}
-
-function entries(answer: Json): { readonly [key: string]: Json }[] {
-  return Array.isArray(answer) ? answer.filter((entry) => isObject(entry)) : [];
 }
 
 /** What was recorded of a qemu; a record that cannot be read still tells that there was something to record. */
@@ -545,20 +425,6 @@ function reportedOf(uuid: string): ReportedErrors {
     }
     throw error;
   }
-}
-
-type ReportedErrors = Pick<Reported, 'fault' | 'survived'> | undefined;
-
-/** What was reported of the guest in events, and what QEMU's counters show. */
-function errors(
-  reported: ReportedErrors,
-  counted: string | undefined,
-): Pick<Observation, 'heldFault' | 'survivedError'> {
-  const survivedError = [reported?.survived, counted].filter((each) => each !== undefined).join('; ');
-  return {
-    ...(reported?.fault === undefined ? {} : { heldFault: reported.fault }),
-    ...(survivedError === '' ? {} : { survivedError }),
-  };
 }
 
 async function quiesceProof(

@@ -1,5 +1,6 @@
 import { readFileSync } from 'node:fs';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import type { DomainIdentity } from '../libvirt/identity-cache.ts';
 import {
   allPids,
   livingThreads,
@@ -9,12 +10,6 @@ import {
   threadName,
 } from '../linux/process.ts';
 import { guestOf } from './command-line.ts';
-
-/** The domain a process is looked for. Without a uuid in its definition the name alone decides. */
-export interface DomainIdentity {
-  readonly name: string;
-  readonly uuid: string | undefined;
-}
 
 /** A qemu process that runs a domain. */
 export interface QemuProcess extends ProcessIdentity {

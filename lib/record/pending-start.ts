@@ -1,5 +1,5 @@
 import { join } from 'node:path';
-import type { DomainIdentity } from '../qemu/qemu-process.ts';
+import type { DomainIdentity } from '../libvirt/identity-cache.ts';
 import { domainDirectory, makeDomainDirectory, uuidForName } from './directory.ts';
 import { readJsonFile, removeFile, writeJsonFile } from './json-file.ts';
 

@@ -1,8 +1,8 @@
 import { readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import type { DomainIdentity } from '../libvirt/identity-cache.ts';
 import { type ProcessIdentity, readStat } from '../linux/process.ts';
-import type { DomainIdentity } from '../qemu/qemu-process.ts';
 import { domainDirectory, makeDomainDirectory, uuidForName } from './directory.ts';
 import { withFormat, withoutFormat } from './json-file.ts';
 

@@ -72,7 +72,7 @@ describe('domainIdentityOf', () => {
     await write('abc', UUID);
     await utimes(config, atime, mtime);
     assert.equal((await domainIdentityOf(config, cache)).name, 'abc');
-    assert.equal((await lastDomainIdentityOf(config, cache))?.name, 'abc');
+    assert.equal(lastDomainIdentityOf(config, cache)?.name, 'abc');
   });
 
   it('does not answer from the cache for a file that has just changed: it could change again unnoticed', async () => {
@@ -84,7 +84,7 @@ describe('domainIdentityOf', () => {
   it('remembers the identity of a file that has just changed, in case it is lost', async () => {
     await domainIdentityOf(config, cache);
     await unlink(config);
-    assert.deepEqual(await lastDomainIdentityOf(config, cache), { name: 'web', uuid: UUID });
+    assert.deepEqual(lastDomainIdentityOf(config, cache), { name: 'web', uuid: UUID });
   });
 
   it('writes the cache readable for its owner only, and leaves nothing beside it', async () => {
@@ -117,7 +117,7 @@ describe('domainIdentityOf', () => {
     await symlink(target, cache);
     assert.equal((await domainIdentityOf(config, cache)).name, 'web');
 
-    assert.equal(await lastDomainIdentityOf('/etc/other.xml', cache), undefined);
+    assert.equal(lastDomainIdentityOf('/etc/other.xml', cache), undefined);
   });
 
   it('works without a place for the cache', async () => {
@@ -133,10 +133,10 @@ describe('domainIdentityOf', () => {
   });
 
   it('still knows the last identity when the file is lost or spoilt', async () => {
-    assert.equal(await lastDomainIdentityOf(config, cache), undefined);
+    assert.equal(lastDomainIdentityOf(config, cache), undefined);
     later();
     await domainIdentityOf(config, cache);
     await unlink(config);
-    assert.deepEqual(await lastDomainIdentityOf(config, cache), { name: 'web', uuid: UUID });
+    assert.deepEqual(lastDomainIdentityOf(config, cache), { name: 'web', uuid: UUID });
   });
 });

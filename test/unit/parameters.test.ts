@@ -5,11 +5,11 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { DOMParser } from '@xmldom/xmldom';
 import fc from 'fast-check';
+import { findLocalProblems } from '../../lib/local-problems.ts';
 import { OCF, OcfFailure } from '../../lib/ocf.ts';
 import {
   DECLARATIONS,
   DEFAULT_POLICY_PATH,
-  findLocalProblems,
   type ParameterName,
   problemsForAction,
   readParameters,

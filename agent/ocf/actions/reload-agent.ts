@@ -1,5 +1,6 @@
+import { findLocalProblems } from '../../../lib/local-problems.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../../lib/ocf.ts';
-import { findLocalProblems, refuseProblems } from '../../../lib/parameters.ts';
+import { refuseProblems } from '../../../lib/parameters.ts';
 import { act, rememberResource } from '../act.ts';
 import type { ActionContext } from '../context.ts';
 import { updateUtilization } from '../utilization.ts';

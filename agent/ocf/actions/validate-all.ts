@@ -1,12 +1,8 @@
 import { isKvmhaError, messageOf } from '../../../lib/error.ts';
 import { readDomainXml } from '../../../lib/libvirt/domain-xml.ts';
+import { findLocalProblems } from '../../../lib/local-problems.ts';
 import { OCF, type OcfCode, OcfFailure } from '../../../lib/ocf.ts';
-import {
-  findLocalProblems,
-  type Parameters,
-  type ReadParameters,
-  refuseProblems,
-} from '../../../lib/parameters.ts';
+import { type Parameters, type ReadParameters, refuseProblems } from '../../../lib/parameters.ts';
 import { loadPolicy } from '../../../lib/policy.ts';
 import type { OcfEnvironment } from '../environment.ts';
 

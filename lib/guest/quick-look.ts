@@ -1,0 +1,52 @@
+import type { Deadline } from '../deadline.ts';
+import { isKvmhaError } from '../error.ts';
+import { readReported } from '../record/reported.ts';
+import type { Observation } from '../state/observation.ts';
+import { askStatus, connect, isInPostCopy, patience, survivedErrors } from './ask-qemu.ts';
+import { reportedErrors } from './reported-errors.ts';
+
+/** What a quick look has shown of a guest that runs. */
+export interface QuickLook {
+  readonly observation: Observation;
+  readonly uuid: string;
+}
+
+/**
+ * The cheapest look, for the monitor of a guest that runs: its own QMP socket, and nothing else.
+ *
+ * @returns undefined when the guest has no such socket, does not answer or does not run: a whole look is needed
+ */
+export async function quickLook(
+  guest: { readonly name: string; readonly uuid: string | undefined },
+  deadline: Deadline,
+): Promise<QuickLook | undefined> {
+  const { monitor, uuid } = await connect(guest, patience(deadline));
+  if (monitor === undefined || uuid === undefined) {
+    return undefined;
+  }
+  try {
+    const view = await askStatus(monitor, patience(deadline));
+    if (!view.running || (await isInPostCopy(monitor, patience(deadline)))) {
+      return undefined;
+    }
+    const reported = readReported(uuid);
+    if (reported?.fault !== undefined) {
+      return undefined;
+    }
+    const observation: Observation = {
+      libvirt: { kind: 'not-asked' },
+      monitor: view,
+      process: { kind: 'unknown', why: 'not looked for, because QEMU answers' },
+      quiesceBegun: false,
+      ...reportedErrors(reported, await survivedErrors(monitor, patience(deadline))),
+    };
+    return { observation, uuid };
+  } catch (error) {
+    if (isKvmhaError(error)) {
+      return undefined;
+    }
+    throw error;
+  } finally {
+    monitor.close();
+  }
+}

@@ -1,0 +1,13 @@
+/**
+ * Writes what V8 compiles of agent/whole.ts as a bundled script: node scripts/code-cache.ts SCRIPT CACHE
+ *
+ * The script is compiled as agent/packed.ts does it, and run until it has said how the agent is used: so the code is
+ * among it that every call of the agent passes through.
+ */
+import { readFileSync, writeFileSync } from 'node:fs';
+import { loadWhole } from '../agent/packed.ts';
+
+const [script = '', cache = ''] = process.argv.slice(2);
+const { compiled, runAs } = loadWhole(readFileSync(script, 'utf8'));
+await runAs('KvmGuest', ['usage'], false);
+writeFileSync(cache, compiled.createCachedData());
