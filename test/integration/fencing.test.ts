@@ -168,7 +168,7 @@ describe('the fencing stage on storage that hangs or fails', {
   skip: !FuseFile.isPossible && 'this kernel has no FUSE',
   concurrency: 4,
 }, () => {
-  const meta = { timeout: '6000' };
+  const meta = { timeout: '10000' };
   type Cache = 'none' | 'writeback' | 'unsafe';
 
   /** A guest that runs on a file whose storage can be made to hang. */
