@@ -1,5 +1,5 @@
 import type { Deadline } from '../deadline.ts';
-import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { isObject, type Json, type Monitor, QmpSocket } from '../qemu/qmp.ts';
 import type { MonitorView } from '../state/observation.ts';
 import { socketsOf } from './sockets.ts';
@@ -56,9 +56,9 @@ export async function connect(
   }
 }
 
-/** Whether it is not for lack of time that a monitor has not answered. */
+/** Whether it is neither for lack of time nor for a full queue (EAGAIN) that a monitor has not answered. */
 export function isHangUp(error: KvmhaError): boolean {
-  return error.code !== 'deadline';
+  return error.code !== 'deadline' && errnoOf(error.cause) !== 'EAGAIN';
 }
 
 /**

@@ -118,15 +118,16 @@ async function quiesceWasBegun(
 export async function look(guest: Guest, deadline: Deadline): Promise<Look> {
   for (let attempt = 1; ; attempt++) {
     const { seen, hungUp } = await lookOnce(guest, deadline);
+    const leaves = hungUp && seen.qemu !== undefined;
     const changed = () => {
       const { qemu } = processes(guest);
       return seen.qemu?.pid !== qemu?.pid || seen.qemu?.startTime !== qemu?.startTime;
     };
-    if (attempt === MOST_LOOKS || deadline.passed() || !(hungUp || changed())) {
+    if (attempt === MOST_LOOKS || deadline.passed() || !(leaves || changed())) {
       return seen;
     }
     closeLook(seen);
-    if (hungUp) {
+    if (leaves) {
       await deadline.within(LEAVING).poll(20, () => changed() || undefined);
     }
   }

@@ -230,7 +230,7 @@ describe('the command in a cluster, with a guest preserved on the other node', (
   }, async () => {
     const shell = ['bash', '--norc', '--noprofile', '-i'];
     await using terminal = await Terminal.open(node1.command(shell, { TERM: 'screen', PS1: 'ready> ' }));
-    await terminal.shows(/^ready> /m);
+    await terminal.shows(/^ready>/m);
     await terminal.type('kvmha status --watch=1');
     const screen = await terminal.shows(/^db +node2 +preserved/m);
     assert.match(
