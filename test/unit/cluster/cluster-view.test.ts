@@ -3,17 +3,7 @@ import { describe, it } from 'node:test';
 import { nodesWithPreserved, parseClusterView, readCluster } from '../../../lib/cluster/cluster-view.ts';
 import { Deadline } from '../../../lib/deadline.ts';
 import { recorded, recordedAnswer, recordedView } from './recorded.ts';
-
-const HEALTHY_NODE = {
-  type: 'member',
-  online: true,
-  standby: false,
-  maintenance: false,
-  unclean: false,
-  pending: false,
-  shutdown: false,
-  health: 'green',
-};
+import { HEALTHY_NODE, STARTED_RESOURCE } from './views.ts';
 
 describe('parseClusterView', () => {
   it('reads a healthy cluster', async () => {
@@ -28,17 +18,7 @@ describe('parseClusterView', () => {
       stopAllResources: false,
       nodes: ['node1', 'node2', 'node3'].map((name) => ({ name, ...HEALTHY_NODE })),
       resourceId: 'g1',
-      resource: {
-        collective: undefined,
-        managed: true,
-        maintenance: false,
-        blocked: false,
-        failed: false,
-        orphaned: false,
-        role: 'Started',
-        targetRole: undefined,
-        activeOn: ['node1'],
-      },
+      resource: STARTED_RESOURCE,
       attributes: new Map(),
     });
   });

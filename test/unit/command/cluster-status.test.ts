@@ -11,6 +11,7 @@ import {
 import type { ClusterNode, ClusterResource } from '../../../lib/cluster/cluster-view.ts';
 import type { Operation, SurveyedCluster } from '../../../lib/cluster/survey.ts';
 import { recordedSurvey } from '../cluster/recorded.ts';
+import { HEALTHY_NODE } from '../cluster/views.ts';
 
 const WATCHER: LocalWatcher = {
   state: 'running',
@@ -19,17 +20,7 @@ const WATCHER: LocalWatcher = {
   silent: 0,
 };
 
-const NODE: ClusterNode = {
-  name: 'node1',
-  type: 'member',
-  online: true,
-  standby: false,
-  maintenance: false,
-  unclean: false,
-  pending: false,
-  shutdown: false,
-  health: 'green',
-};
+const NODE: ClusterNode = { name: 'node1', ...HEALTHY_NODE };
 
 const RESOURCE: ClusterResource = {
   collective: undefined,

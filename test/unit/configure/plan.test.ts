@@ -9,6 +9,7 @@ import { type Change, changeInWords, type Plan, planChange, planNew } from '../.
 import { disturbances, parseActions } from '../../../lib/configure/preview.ts';
 import { parseDefinition } from '../../../lib/doctor/definition.ts';
 import { isKvmhaError } from '../../../lib/error.ts';
+import { HEALTHY_NODE, STARTED_RESOURCE } from '../cluster/views.ts';
 import { HEALTHY_CIB, HEALTHY_XML } from '../doctor/healthy.ts';
 
 const OLD = `<primitive id="web" class="ocf" provider="heartbeat" type="VirtualDomain">
@@ -244,28 +245,8 @@ describe('withoutFencing', () => {
 });
 
 describe('unfitFor', () => {
-  const resource = {
-    collective: undefined,
-    managed: true,
-    maintenance: false,
-    blocked: false,
-    failed: false,
-    orphaned: false,
-    role: 'Started',
-    targetRole: undefined,
-    activeOn: ['node1'],
-  };
-  const node = {
-    name: 'node1',
-    type: 'member',
-    online: true,
-    standby: false,
-    maintenance: false,
-    unclean: false,
-    pending: false,
-    shutdown: false,
-    health: undefined,
-  } as const;
+  const resource = STARTED_RESOURCE;
+  const node = { name: 'node1', ...HEALTHY_NODE, health: undefined } as const;
   const view = {
     kind: 'cluster',
     localNode: 'node1',
