@@ -145,12 +145,16 @@ async function end(
   graceful: Deadline,
 ): Promise<void> {
   const { guest, deadline, log, parameters } = context;
-  const { uuid } = decision.seen;
-  if (uuid !== undefined) {
+  const { uuid, observation } = decision.seen;
+  // Who was silent a moment ago would use up the time that the guest needs to shut down.
+  const libvirtAnswers = observation.libvirt.kind !== 'silent';
+  if (uuid !== undefined && libvirtAnswers) {
     // An action of the cluster that was killed may have left one behind, and the guest would escape to the target.
     await cancelMigration(guest, uuid, graceful, log);
   }
-  if (parameters.save_config_on_stop && uuid !== undefined) {
+  if (parameters.save_config_on_stop && !libvirtAnswers) {
+    log.warn(`${guest.name}: its configuration was not saved to ${parameters.config}: libvirt does not answer`);
+  } else if (parameters.save_config_on_stop && uuid !== undefined) {
     await saveConfig(guest, uuid, parameters.config, parameters.sync_config_on_stop, graceful, log);
   }
   const saved = parameters.snapshot !== undefined && (await saveState(context, decision, graceful));

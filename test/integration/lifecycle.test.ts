@@ -291,7 +291,7 @@ describe('a stop', { concurrency: 4 }, () => {
     await events.until(acpi, /Stopped Shutdown/);
     // No agent runs in the guest to hear it, and the power button is still better than destroying it.
     const agent = await host.running('agent', { parameters: { shutdown_mode: 'agent' } });
-    answers(await agent.stop({ meta: { timeout: '20000' } }), 0);
+    answers(await agent.stop({ meta: { timeout: '60000' } }), 0);
     await events.until(agent, /Stopped Shutdown/);
     assert.match(logOf(agent), /virsh shutdown: .*agent/);
   });
@@ -371,7 +371,7 @@ describe('a stop', { concurrency: 4 }, () => {
     const guest = await host.running('asleep');
     await guest.press('s');
     await guest.untilState('pmsuspended (unknown)');
-    answers(await guest.stop({ meta: { timeout: '12000' } }), 0);
+    answers(await guest.stop({ meta: { timeout: '40000' } }), 0);
     assert.ok(
       events.of(guest).some((event) => /Resumed|Started Wakeup/.test(event)),
       events.of(guest).join(),
@@ -523,8 +523,8 @@ describe('without libvirtd', () => {
         (event) => heard.push(event),
       );
       const [asked, ended] = await Promise.all([
-        guest.stop({ meta: { timeout: '20000' } }),
-        deaf.stop({ meta: { timeout: '12000' } }),
+        guest.stop({ meta: { timeout: '60000' } }),
+        deaf.stop({ meta: { timeout: '30000' } }),
       ]);
       socket.close();
       answers(asked, 0);
@@ -559,7 +559,7 @@ describe('without libvirtd', () => {
       answers(await adopted.stop({ meta }), 0);
     };
     try {
-      const [stop] = await Promise.all([guest.stop({ meta: { timeout: '20000' } }), adoptedIsWell()]);
+      const [stop] = await Promise.all([guest.stop({ meta: { timeout: '60000' } }), adoptedIsWell()]);
       answers(stop, 0);
       assert.match(logOf(guest), /asking it to shut down over QMP/);
       assert.doesNotMatch(logOf(guest), /has not shut down in time/);
