@@ -153,7 +153,9 @@ async function end(
     await cancelMigration(guest, uuid, graceful, log);
   }
   if (parameters.save_config_on_stop && !libvirtAnswers) {
-    log.warn(`${guest.name}: its configuration was not saved to ${parameters.config}: libvirt does not answer`);
+    log.warn(
+      `${guest.name}: its configuration was not saved to ${parameters.config}: libvirt does not answer`,
+    );
   } else if (parameters.save_config_on_stop && uuid !== undefined) {
     await saveConfig(guest, uuid, parameters.config, parameters.sync_config_on_stop, graceful, log);
   }
