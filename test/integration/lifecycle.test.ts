@@ -371,7 +371,7 @@ describe('a stop', { concurrency: 4 }, () => {
     const guest = await host.running('asleep');
     await guest.press('s');
     await guest.untilState('pmsuspended (unknown)');
-    answers(await guest.stop({ meta: { timeout: '40000' } }), 0);
+    answers(await guest.stop({ meta: { timeout: '12000' } }), 0);
     assert.ok(
       events.of(guest).some((event) => /Resumed|Started Wakeup/.test(event)),
       events.of(guest).join(),
