@@ -444,7 +444,7 @@ async function quiesceProof(
     }
     return { begun: true, proof: await observeProof(record, monitor, deadline.within(PATIENCE)) };
   }
-  if (view.running) {
+  if (view.running && !unreadable) {
     return { begun: false, proof: undefined };
   }
   // Without its record nothing proves that the writes are durable, but the guest cannot go on either.

@@ -1,5 +1,6 @@
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError } from '../error.ts';
+import { hasRecord } from '../record/record.ts';
 import { readReported } from '../record/reported.ts';
 import type { Observation } from '../state/observation.ts';
 import { askStatus, connect, isInPostCopy, patience, survivedErrors } from './ask-qemu.ts';
@@ -12,7 +13,7 @@ export interface QuickLook {
 }
 
 /**
- * The cheapest look, for the monitor of a guest that runs: its own QMP socket, and nothing else.
+ * The cheapest look, for the monitor of a guest that runs: its own QMP socket, and what is recorded of it.
  *
  * @returns undefined when the guest has no such socket, does not answer or does not run: a whole look is needed
  */
@@ -25,6 +26,10 @@ export async function quickLook(
     return undefined;
   }
   try {
+    // A quiesce was begun, and it runs all the same: what became of it is for the whole look to find out.
+    if (hasRecord(uuid)) {
+      return undefined;
+    }
     const view = await askStatus(monitor, patience(deadline));
     if (!view.running || (await isInPostCopy(monitor, patience(deadline)))) {
       return undefined;

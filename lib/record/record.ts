@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
 import type { FileStamp } from '../linux/file-stamp.ts';
@@ -80,6 +80,11 @@ export function readRecord(uuid: string): QuiesceRecord | undefined {
     throw new KvmhaError('file', `${path}: ${messageOf(cause)}`, { cause });
   }
   return parseRecord(text, path);
+}
+
+/** Whether there is a record of a domain, of whichever qemu: cheap enough for every monitor. */
+export function hasRecord(uuid: string): boolean {
+  return existsSync(recordPath(uuid));
 }
 
 /** Writes the record of a domain: whole or not at all, readable by root alone. @throws KvmhaError `file` */

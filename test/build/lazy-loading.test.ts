@@ -65,6 +65,7 @@ const HOT_PATH = [
   'lib/record/directory.ts',
   'lib/record/io-error.ts',
   'lib/record/json-file.ts',
+  'lib/record/record.ts',
   'lib/record/reported.ts',
   'lib/record/resources.ts',
   'lib/record/running-record.ts',

@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import type { ChildProcess } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { Deadline, sleep } from '../../lib/deadline.ts';
 import { type QmpEvent, QmpSocket } from '../../lib/qemu/qmp.ts';
@@ -9,6 +10,9 @@ import { domainXml } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
 import { Resource } from '../support/agent.ts';
 import { answers, Host, processesNamed, TestGuest, until } from '../support/host.ts';
+import type { Order } from '../support/quiesce-run.ts';
+
+const QUIESCE_RUN = join(import.meta.dirname, '../support/quiesce-run.ts');
 
 let host: Host;
 let events: Lifecycle;
@@ -381,6 +385,24 @@ describe('a stop', { concurrency: 4 }, () => {
 });
 
 describe('a guest', { concurrency: 4 }, () => {
+  test('that was resumed in the middle of being quiesced is not well, though it runs', async () => {
+    const guest = await host.running('halfway');
+    answers(await guest.monitor(), 0);
+    const uuid = (await host.virsh('domuuid', guest.name)).trim();
+    const order = {
+      name: guest.name,
+      uuid,
+      timeout: 20_000,
+      before: { 'delete-nodes': 'die' },
+    } satisfies Order;
+    const { exitCode } = await host.node.exec([process.execPath, QUIESCE_RUN, JSON.stringify(order)]);
+    assert.equal(exitCode, 128 + 9, 'it did not die half-way');
+    await guest.qmp('cont');
+    answers(await guest.monitor(), 1, /halfway.*resumed in the middle of being quiesced/);
+    answers(await guest.stop(), 0);
+    answers(await guest.probe(), 7);
+  });
+
   test('that was started past the agent is monitored, quiesced and stopped all the same', async () => {
     const guest = await host.guest('adopted');
     const plain = async () => {
