@@ -1,4 +1,4 @@
-import { KVM_GUEST, VIRTUAL_DOMAIN } from '../../cluster/configuration.ts';
+import { KVM_GUEST, KVM_WATCH, VIRTUAL_DOMAIN } from '../../cluster/configuration.ts';
 import type { ClusterFacts, Facts } from '../facts.ts';
 import type { Finding } from '../finding.ts';
 
@@ -131,6 +131,24 @@ export const virtualDomain = ofCluster(({ configuration }) =>
     })),
 );
 
+/** The strategies that move resources off a node by its colour; `custom` goes by rules of the operator's. */
+const BY_COLOUR = ['migrate-on-red', 'only-green', 'progressive'];
+
+export const watcherMovedAway = ofCluster(({ configuration }) => {
+  const strategy = configuration.options.get('node-health-strategy');
+  return strategy === undefined || !BY_COLOUR.includes(strategy)
+    ? []
+    : configuration.resources
+        .filter(({ agent, meta }) => agent === KVM_WATCH && !isOn(meta.get('allow-unhealthy-nodes')))
+        .map(({ id, collective }) => ({
+          rule: 'watcher-moved-away',
+          severity: 'warning',
+          subject: collective?.id ?? id,
+          reason: `node-health-strategy is ${strategy}, by which the cluster also stops the watcher on an unhealthy node, where the next fault is likely: no memory failure is heard of there any more`,
+          fix: `crm_resource --resource ${collective?.id ?? id} --meta --set-parameter allow-unhealthy-nodes --parameter-value true`,
+        }));
+});
+
 /** Results of a probe or an action by which a node is closed to a resource (OCF: ERR_ARGS, ERR_INSTALLED). */
 const CLOSING: Readonly<Record<number, string>> = {
   2: 'its configuration is refused',
@@ -192,6 +210,7 @@ export const CLUSTER_RULES = [
   stopAllResources,
   oneNode,
   virtualDomain,
+  watcherMovedAway,
   closedNodes,
   sameDomain,
 ] as const;

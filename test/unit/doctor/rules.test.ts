@@ -30,6 +30,12 @@ const DRIVER = "cache='none' error_policy='stop' rerror_policy='stop'";
 const OPTION = '<nvpair id="stonith-enabled" name="stonith-enabled" value="true"/>';
 const option = (name: string, value: string) =>
   [OPTION, `${OPTION}<nvpair id="${name}" name="${name}" value="${value}"/>`] as const;
+const WATCHER = '<primitive id="watch" class="ocf" provider="kvmha" type="KvmWatch"/>';
+const watcher = (meta: string) =>
+  [
+    '</primitive>\n    </resources>',
+    `</primitive><clone id="watch-clone">${meta}${WATCHER}</clone></resources>`,
+  ] as const;
 const policy = (changes: Partial<typeof DEFAULT_POLICY>): Fault => ({
   guest: { policy: known({ ...DEFAULT_POLICY, ...changes }) },
 });
@@ -280,6 +286,35 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
         fault: { cib: [['<node id="2" uname="node2"/>', '']] },
         found: [['warning', 'one-node']],
       },
+    ],
+  ],
+  [
+    cluster.watcherMovedAway,
+    [
+      {
+        what: 'a watcher that leaves a red node',
+        fault: { cib: [option('node-health-strategy', 'migrate-on-red'), watcher('')] },
+        found: [
+          [
+            'warning',
+            'watcher-moved-away',
+            /--resource watch-clone --meta --set-parameter allow-unhealthy-nodes --parameter-value true/,
+          ],
+        ],
+      },
+      {
+        what: 'nothing wrong with one that stays there',
+        fault: {
+          cib: [
+            option('node-health-strategy', 'only-green'),
+            watcher(
+              '<meta_attributes id="wm"><nvpair id="wa" name="allow-unhealthy-nodes" value="true"/></meta_attributes>',
+            ),
+          ],
+        },
+        found: [],
+      },
+      { what: 'nothing wrong where health moves nothing', fault: { cib: [watcher('')] }, found: [] },
     ],
   ],
   [
