@@ -1,3 +1,4 @@
+import type { HostError, Severity } from '../../lib/host/host-error.ts';
 import { DEFAULT_POLICY_PATH } from '../../lib/parameters.ts';
 import { DEFAULT_POLICY, hyphenated, loadPolicy } from '../../lib/policy.ts';
 import { isObject, type Json } from '../../lib/qemu/qmp.ts';
@@ -5,7 +6,9 @@ import { GUEST_STATES } from '../../lib/state/classify.ts';
 import {
   type Explanation,
   explainEvent,
+  explainHostError,
   explainState,
+  type HostExplanation,
   isGuestState,
   type ResourceChoices,
   type Setting,
@@ -64,9 +67,9 @@ export interface ExplainOptions extends JsonOption {
 }
 
 /**
- * `kvmha policy explain`: which verdict an event, or a state, gets, and by which settings.
+ * `kvmha policy explain`: which verdict an event, a state, or an error of the host gets, and by which settings.
  *
- * @throws UsageError when the words name neither; KvmhaError as `loadPolicy`
+ * @throws UsageError when the words name none of them; KvmhaError as `loadPolicy`
  */
 export async function explainPolicy(
   word: string,
@@ -74,6 +77,12 @@ export async function explainPolicy(
   options: ExplainOptions,
 ): Promise<ExitCode> {
   const choices = choicesOf(options);
+  if (word === HOST_ERROR) {
+    const error = readHostError(fields);
+    const explanation = explainHostError(error, await loadPolicy(options.policy));
+    print(options.json ? `${JSON.stringify(explanation, null, 2)}\n` : renderHostExplanation(explanation));
+    return EXIT.DONE;
+  }
   const state = isGuestState(word) ? word : undefined;
   if (state !== undefined && fields.length > 0) {
     throw new UsageError(`"${word}" is a state of a guest, which has no fields`);
@@ -117,7 +126,7 @@ export function readEvent(
   }
   if (!/^[A-Z][A-Z0-9_]*$/.test(word)) {
     throw new UsageError(
-      `"${word}" is neither a QMP event, like BLOCK_IO_ERROR, nor a state of a guest, which are ${GUEST_STATES.join(', ')}`,
+      `"${word}" is neither a QMP event, like BLOCK_IO_ERROR, nor ${HOST_ERROR}, nor a state of a guest, which are ${GUEST_STATES.join(', ')}`,
     );
   }
   const data: { [key: string]: Json } = {};
@@ -151,6 +160,64 @@ function eventFromJson(text: string): { event: string; data: { [key: string]: Js
     throw new UsageError('the JSON has no "event", or its "data" is no object');
   }
   return { event: name, data: { ...data } };
+}
+
+/** What stands for an error of the hardware, where an event or a state could stand. */
+const HOST_ERROR = 'host-error';
+const KINDS: readonly HostError['kind'][] = ['memory', 'page', 'pci', 'processor', 'storm', 'other'];
+const SEVERITIES: readonly Severity[] = ['informational', 'corrected', 'uncorrected', 'fatal'];
+
+/**
+ * An error of the hardware by `FIELD=VALUE` words.
+ *
+ * @throws UsageError
+ */
+export function readHostError(fields: readonly string[]): HostError {
+  const values = new Map<string, string>();
+  for (const field of fields) {
+    const [, name, value] = /^(kind|severity|count|component|guest)=(.+)$/s.exec(field) ?? [];
+    if (name === undefined || value === undefined) {
+      throw new UsageError(`"${field}" is none of kind=, severity=, count=, component= and guest=`);
+    }
+    values.set(name, value);
+  }
+  const oneOf = <T extends string>(name: string, choices: readonly T[], otherwise: T): T => {
+    const value = values.get(name) ?? otherwise;
+    const found = choices.find((each) => each === value);
+    if (found === undefined) {
+      throw new UsageError(`${name} is one of ${choices.join(', ')}`);
+    }
+    return found;
+  };
+  const kind = oneOf('kind', KINDS, 'other');
+  const count = Number(values.get('count') ?? 1);
+  if (!Number.isSafeInteger(count) || count < 1) {
+    throw new UsageError('count is a whole number, at least 1');
+  }
+  return {
+    kind,
+    severity: oneOf('severity', SEVERITIES, 'uncorrected'),
+    source: 'kvmha policy explain',
+    count,
+    component: values.get('component') ?? kind,
+    message: kind === 'storm' ? 'as many guests were quiesced as quiesce.storm allows' : '',
+    guest: values.get('guest'),
+  };
+}
+
+function renderHostExplanation({ about, health, decidedBy, conditions }: HostExplanation): string {
+  const lines = [
+    `${HOST_ERROR}: ${about}`,
+    health === null
+      ? "  it is counted, and this node's health stays as it is"
+      : `  this node's health becomes ${health}, unless it is as bad already`,
+    `  ${reasonOf(decidedBy)}`,
+    `  that it is heard of, and told to the cluster, depends on ${conditions.map(settingInWords).join(', ')}`,
+    ...(health === null
+      ? []
+      : ["  what the cluster does then is its property node-health-strategy's to say"]),
+  ];
+  return lines.map((line) => `${/^ */.exec(line)?.[0] ?? ''}${plain(line)}\n`).join('');
 }
 
 const WATCHER: Readonly<Record<Explanation['watcher'], string>> = {

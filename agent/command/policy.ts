@@ -27,14 +27,16 @@ export function addPolicy(program: Command, exit: (code: ExitCode) => void): voi
     });
   policy
     .command('explain')
-    .summary('Tell what an event, or a state of a guest, is answered with')
+    .summary('Tell what an event, a state of a guest, or an error of the host is answered with')
     .description(
       'Tells what is done about EVENT, and which settings decide it. EVENT is an event of QMP, with its data as ' +
-        'FIELD=VALUE (flags.action-required=true for what is in flags) or as the JSON that QEMU sends, or a state of ' +
-        'a guest as "kvmha status" shows it.',
+        'FIELD=VALUE (flags.action-required=true for what is in flags) or as the JSON that QEMU sends; or a state of ' +
+        'a guest as "kvmha status" shows it; or host-error, with kind= (memory, page, pci, processor, storm, other), ' +
+        'severity= (informational, corrected, uncorrected, fatal), count=, component= and guest=, for an error of ' +
+        'the hardware of a node that had none before.',
     )
-    .argument('<event>', 'BLOCK_IO_ERROR, MEMORY_FAILURE, ... or faulted, out-of-space, ...')
-    .argument('[field...]', 'the data of the event')
+    .argument('<event>', 'BLOCK_IO_ERROR, MEMORY_FAILURE, ...; or faulted, out-of-space, ...; or host-error')
+    .argument('[field...]', 'the data of the event, or of the error')
     .option('--policy <file>', 'the policy file', DEFAULT_POLICY_PATH)
     .option('--operator-pause <choice>', 'the resource parameter', 'healthy')
     .option('--guest-panic <choice>', 'the resource parameter', 'fence')

@@ -1,3 +1,5 @@
+import { HEALTHY, type Health, judge } from '../host/health.ts';
+import { describeError, type HostError } from '../host/host-error.ts';
 import { type Policy as FilePolicy, hyphenated } from '../policy.ts';
 import { GUEST_STATES, type GuestState } from '../state/classify.ts';
 import { type Behaviour, type Policy as StatePolicy, verdict } from '../state/verdict.ts';
@@ -26,6 +28,17 @@ export interface Explanation {
   readonly states: readonly Explanation[];
 }
 
+/** What an error of the host's hardware makes of its node, and which settings decide it. */
+export interface HostExplanation {
+  /** The error in words. */
+  readonly about: string;
+  /** The health that the node gets; null where it stays as it is. */
+  readonly health: Health | null;
+  readonly decidedBy: readonly Setting[];
+  /** The settings that decide whether such errors are heard of, and told to the cluster. */
+  readonly conditions: readonly Setting[];
+}
+
 /** The parameters of a resource that decide what becomes of its guest. */
 export type ResourceChoices = Pick<StatePolicy, 'operatorPause' | 'guestPanic'>;
 
@@ -48,6 +61,22 @@ export function explainEvent(meaning: Meaning, policy: FilePolicy, choices: Reso
     decidedBy: asked,
     conditions: decided.do === 'fail-over' ? conditionsOfQuiesce(policy) : [],
     states: states.map((state) => explainState(state, policy, choices)),
+  };
+}
+
+/** Explains what follows from an error of the host's hardware on a node that had none before. */
+export function explainHostError(error: HostError, policy: FilePolicy): HostExplanation {
+  const asked: Setting[] = [];
+  const host = policyThatTells(policy.host, ['host'], asked);
+  const { verdict: judged } = judge(HEALTHY, error, host, { time: new Date(0).toISOString(), uptime: 0 });
+  return {
+    about: describeError(error),
+    health: judged.do === 'raise' ? judged.health : null,
+    decidedBy: withoutRepetition(asked),
+    conditions: [
+      { of: 'policy', name: 'host.enabled', value: String(policy.host.enabled) },
+      { of: 'policy', name: 'watch.mode', value: policy.watch.mode },
+    ],
   };
 }
 

@@ -66,9 +66,33 @@ describe('kvmha policy explain', () => {
     assert.match(stdout, /decided by the parameter guest_panic=preserve/);
   });
 
+  it('tells what an error of the host makes of its node, and the key that decides', () => {
+    const path = file('host: { corrected: { health: red, errors: 5, seconds: 60 } }\n');
+    const explain = (...words: string[]) => policy('explain', 'host-error', ...words, '--policy', path);
+    const lost = explain('kind=memory', 'severity=uncorrected');
+    assert.equal(lost.status, 0, lost.stderr);
+    assert.match(lost.stdout, /health becomes red.*\n {2}decided by host\.memory: red\n/);
+    const ofGuest = explain('kind=memory', 'severity=uncorrected', 'guest=web', '--json');
+    const { health, decidedBy } = JSON.parse(ofGuest.stdout);
+    assert.deepEqual([health, decidedBy[0].name], ['yellow', 'host.memory-of-guest']);
+    const corrected = ['kind=memory', 'severity=corrected'];
+    assert.match(
+      explain(...corrected, 'count=4').stdout,
+      /stays as it is\n {2}decided by .*host\.corrected\.errors: 5/,
+    );
+    assert.match(explain(...corrected, 'count=5').stdout, /health becomes red/);
+    assert.match(
+      explain('kind=storm').stdout,
+      /health becomes yellow.*\n {2}decided by host\.storm: yellow\n/,
+    );
+  });
+
   it('refuses what is neither an event nor a state, and bad fields, as wrong usage', () => {
     for (const [words, why] of [
       [['foo'], /"foo" is neither a QMP event/],
+      [['host-error', 'kind=dimm'], /kind is one of memory, /],
+      [['host-error', 'count=0'], /count is a whole number/],
+      [['host-error', 'memory'], /"memory" is none of kind=/],
       [['faulted', 'a=b'], /a state of a guest, which has no fields/],
       [['STOP', 'nothing'], /"nothing" is not FIELD=VALUE/],
       [['{'], /is not JSON/],
