@@ -8,10 +8,12 @@ import { lockDomain } from '../../lib/record/lock.ts';
 import { UsageError } from './exit.ts';
 import type { CommonOptions } from './main.ts';
 
-/** qemu processes and the records of guests are root's to see. @throws UsageError */
+/** QEMU's processes, the records of guests and the cluster are root's. @throws UsageError */
 export function demandRoot(): void {
   if (process.geteuid?.() !== 0) {
-    throw new UsageError('this must be run as root: it looks into QEMU processes');
+    throw new UsageError(
+      'this must be run as root, whose the records of guests, their QEMU processes and the cluster are',
+    );
   }
 }
 

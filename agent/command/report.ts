@@ -119,7 +119,7 @@ export function leftRecord(uuid: string | undefined): QuiesceRecord | undefined 
 
 /** What the attention that a guest needs depends on. */
 export interface Facts {
-  readonly guest: Pick<Guest, 'name'>;
+  readonly guest: Pick<Guest, 'name' | 'resource'>;
   readonly classification: Classification;
   readonly record: Pick<QuiesceRecord, 'qemu' | 'wasPreserved'> | undefined;
   readonly proof: Proof | undefined;
@@ -135,6 +135,9 @@ function proofReport({ proof, quiesceBegun }: Facts): GuestReport['proof'] {
   return { complete: isComplete(proof), missing };
 }
 
+/** Such as a guest of ocf:heartbeat:VirtualDomain, which takes whatever is paused for healthy. */
+const NOT_RUN_BY_KVMHA = 'No resource of kvmha runs it here, so that nothing follows by itself';
+
 /** What an operator should know or do about a guest. */
 export function attentionTo({
   guest,
@@ -144,8 +147,9 @@ export function attentionTo({
   quiesceBegun,
   pid,
 }: Facts): string | undefined {
-  const { name } = guest;
+  const { name, resource } = guest;
   const { state, reason, fault } = classification;
+  const monitor = resource === undefined ? undefined : `The next monitor of ${resource}`;
   switch (state) {
     case 'quiesced-failover-safe':
       return (
@@ -163,19 +167,23 @@ export function attentionTo({
       return quiesceBegun
         ? `its quiescing was begun, and is not proved: ${missing(proof)}. "kvmha quiesce ${name}" goes on with it, ` +
             `"kvmha release ${name}" ends the guest`
-        : `${reason}. In a cluster its next monitor quiesces it; by hand "kvmha quiesce ${name}" does`;
+        : `${reason}. ${monitor === undefined ? NOT_RUN_BY_KVMHA : `${monitor} quiesces it`}; by hand ` +
+            `"kvmha quiesce ${name}" does`;
     case 'degraded':
       return `it runs, but ${fault ?? reason}. Look at the node's storage and log, and migrate the guest away`;
     case 'out-of-space':
       return `its storage is full. Make room, then "virsh resume ${name}"`;
     case 'crashed':
-      return `${reason}. In a cluster its next monitor restarts it; "kvmha postmortem ${name}" collects it before`;
+      return (
+        `${reason}. ${monitor === undefined ? NOT_RUN_BY_KVMHA : `${monitor} has it restarted`}; ` +
+        `"kvmha postmortem ${name}" collects it before`
+      );
     case 'post-copy':
       return `${reason}. It lives on two nodes: let the migration end, or end it on the side that is to be given up`;
     case 'unknown':
       return `${reason}. ${pid === undefined ? 'Look at libvirt' : `Look at process ${pid} and at libvirt`} on this node`;
     case 'shut-off-process-left':
-      return `${reason}. In a cluster its next monitor, or a stop, ends what is left of it`;
+      return `${reason}. ${monitor === undefined ? NOT_RUN_BY_KVMHA : `${monitor}, or a stop, ends what is left of it`}`;
     case 'shut-off':
       return record === undefined
         ? undefined

@@ -116,7 +116,7 @@ describe('whether all is well', () => {
 
 describe('the attention that a guest needs', () => {
   const facts: Facts = {
-    guest: { name: 'web' },
+    guest: { name: 'web', resource: undefined },
     classification: { state: 'running', reason: 'what was seen' },
     record: undefined,
     proof: undefined,
@@ -144,6 +144,13 @@ describe('the attention that a guest needs', () => {
       attention('quiesced-failover-safe') ?? '',
       /process 318.*"kvmha postmortem web".*"kvmha release web"/,
     );
+  });
+
+  test('says of a guest that stands still what the cluster does, where kvmha runs it', () => {
+    const mine = attention('faulted', { guest: { name: 'web', resource: 'vm-web' } });
+    assert.match(mine ?? '', /The next monitor of vm-web quiesces it; by hand "kvmha quiesce web" does/);
+    const others = attention('faulted', { guest: { name: 'web', resource: undefined } });
+    assert.match(others ?? '', /No resource of kvmha runs it here, .*; by hand "kvmha quiesce web" does/);
   });
 
   test('says what a proof lacks', () => {
