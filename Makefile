@@ -6,7 +6,7 @@ SBINDIR ?= $(PREFIX)/sbin
 DOCDIR  ?= $(PREFIX)/share/doc/kvmha
 MANDIR  ?= $(PREFIX)/share/man
 COMPLETIONDIR ?= $(PREFIX)/share/bash-completion/completions
-MANUAL   = $(sort $(wildcard docs/*.md docs/*.svg))
+MANUAL   = docs/policy.yaml $(sort $(wildcard docs/*.md docs/*.svg))
 PAGES    = kvmha.8 ocf_kvmha_KvmGuest.7 ocf_kvmha_KvmWatch.7
 # Pacemaker looks for agents here, whatever PREFIX is.
 OCF_ROOT ?= /usr/lib/ocf
@@ -78,7 +78,7 @@ install: build/kvmha build/man/.made ## Install the binary, the agents and the d
 	for agent in KvmGuest KvmWatch; do \
 	  ln -srfn $(DESTDIR)$(SBINDIR)/kvmha $(DESTDIR)$(AGENTDIR)/$$agent; \
 	done
-	install -m 644 README.md COPYING docs/policy.yaml $(DESTDIR)$(DOCDIR)
+	install -m 644 README.md COPYING $(DESTDIR)$(DOCDIR)
 	install -d $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 $(MANUAL) $(DESTDIR)$(DOCDIR)/docs
 	install -m 644 build/kvmha.licenses $(DESTDIR)$(DOCDIR)/third-party-licenses
@@ -93,14 +93,14 @@ install: build/kvmha build/man/.made ## Install the binary, the agents and the d
 	install -d $(DESTDIR)$(TMPFILESDIR)
 	install -m 644 agent/systemd/kvmha.tmpfiles $(DESTDIR)$(TMPFILESDIR)/kvmha.conf
 
-$(TREE): build/kvmha build/man/.made README.md COPYING docs/policy.yaml $(MANUAL)
+$(TREE): build/kvmha build/man/.made README.md COPYING $(MANUAL)
 	@rm -rf build/tree
 	@$(MAKE) --no-print-directory install DESTDIR=$(CURDIR)/build/tree
 
 uninstall: ## Remove what install installed [DESTDIR= PREFIX=/usr]
 	rm -f $(addprefix $(DESTDIR)$(AGENTDIR)/,KvmGuest KvmWatch) $(DESTDIR)$(SBINDIR)/kvmha
 	rm -f $(DESTDIR)$(UNITDIR)/kvmha-watch.service $(DESTDIR)$(DEPSDIR)/kvmha.conf $(DESTDIR)$(TMPFILESDIR)/kvmha.conf
-	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING policy.yaml third-party-licenses)
+	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,README.md COPYING third-party-licenses)
 	rm -f $(addprefix $(DESTDIR)$(DOCDIR)/,$(MANUAL)) $(DESTDIR)$(COMPLETIONDIR)/kvmha
 	rm -f $(addprefix $(DESTDIR)$(MANDIR)/man7/,$(PAGES)) $(addprefix $(DESTDIR)$(MANDIR)/man8/,$(PAGES))
 	for directory in $(DESTDIR)$(AGENTDIR) $(DESTDIR)$(DOCDIR)/docs $(DESTDIR)$(DOCDIR) $(DESTDIR)$(DEPSDIR); do \

@@ -17,6 +17,7 @@ export SOURCE_DATE_EPOCH
 
 documents=$tree/usr/share/doc/kvmha
 rm -f "$documents/COPYING" # copyright names where it is
+sed -i 's|\[COPYING\](COPYING)|[copyright](copyright)|' "$documents/README.md"
 install -m 644 "$packaging/copyright" "$documents/copyright"
 install -m 644 "$packaging/changelog" "$documents/changelog.Debian"
 gzip -9n "$documents/changelog.Debian" "$documents/third-party-licenses" "$tree"/usr/share/man/man*/*

@@ -21,7 +21,7 @@ export interface Page {
 }
 
 const FILES = [
-  ['/etc/kvmha/policy.yaml', 'Policy of this node, commented in /usr/share/doc/kvmha/policy.yaml.'],
+  ['/etc/kvmha/policy.yaml', 'Policy of this node, commented in /usr/share/doc/kvmha/docs/policy.yaml.'],
   [
     '/var/log/kvmha/events.jsonl',
     'Journal of what was seen, decided, done and proved; a JSON object on each line.',

@@ -14,6 +14,7 @@ import {
 import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
+import { brokenLinks, pagesBelow } from '../support/documentation.ts';
 
 const project = join(import.meta.dirname, '../..');
 const source = (name: string) => readFileSync(join(project, name), 'utf8');
@@ -91,6 +92,16 @@ describe('make install', () => {
     for (const agent of ['KvmGuest', 'KvmWatch']) {
       assert.equal(readlinkSync(join(root, AGENTS, agent)), '../../../../sbin/kvmha');
     }
+  });
+
+  test('brings documentation whose links lead to what was installed', () => {
+    const documents = join(root, 'usr/share/doc/kvmha');
+    const pages = pagesBelow(documents);
+    assert.deepEqual(pages, pagesBelow(project));
+    assert.deepEqual(
+      pages.flatMap((page) => brokenLinks(documents, page).map((link) => `${page}: ${link}`)),
+      [],
+    );
   });
 
   test('keeps the agent where Pacemaker looks for it, with another PREFIX', (t) => {

@@ -1,11 +1,12 @@
 import assert from 'node:assert/strict';
 import { type ChildProcess, spawn, spawnSync } from 'node:child_process';
 import { once } from 'node:events';
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { DEFAULT_POLICY, parsePolicy } from '../../lib/policy.ts';
+import { brokenLinks, pagesBelow } from '../support/documentation.ts';
 
 const project = join(import.meta.dirname, '../..');
 
@@ -154,6 +155,23 @@ describe('the Debian package', {
     assert.match(
       root.check('cat /usr/lib/tmpfiles.d/kvmha.conf'),
       /^d \/var\/lib\/kvmha\/dumps 0700 root root/m,
+    );
+  });
+
+  test('brings documentation whose links lead to what is in the package', () => {
+    const files = join(directory, 'files');
+    mkdirSync(files);
+    const tar = spawnSync('sh', [
+      '-c',
+      'dpkg-deb --fsys-tarfile "$0" | tar -xC "$1" ./usr/share/doc',
+      first,
+      files,
+    ]);
+    assert.equal(tar.status, 0, String(tar.stderr));
+    const documents = join(files, 'usr/share/doc/kvmha');
+    assert.deepEqual(
+      pagesBelow(documents).flatMap((page) => brokenLinks(documents, page).map((link) => `${page}: ${link}`)),
+      [],
     );
   });
 

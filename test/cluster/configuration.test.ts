@@ -21,7 +21,7 @@ describe('the configurations in the documentation', () => {
     guest = await cluster.makeGuest('vm1');
     const xml = await cluster.anyNode.check(['cat', guest.config]);
     for (const node of cluster.lab.nodes) {
-      node.write('/etc/libvirt/qemu/vm1.xml', xml);
+      node.write('/etc/kvmha/vm1.xml', xml);
     }
   });
 
@@ -59,7 +59,7 @@ describe('the configurations in the documentation', () => {
   for (const way of ['crm configure show vm1', 'cibadmin --query']) {
     it(`adopt a running guest of VirtualDomain with ${way.split(' ')[0]}`, async () => {
       await cluster.configure(`\
-primitive vm1 ocf:heartbeat:VirtualDomain params config=/etc/libvirt/qemu/vm1.xml migration_transport=tcp \
+primitive vm1 ocf:heartbeat:VirtualDomain params config=/etc/kvmha/vm1.xml migration_transport=tcp \
 migrate_options=--unsafe op start timeout=90s interval=0 op stop timeout=90s interval=0 \
 op monitor timeout=30s interval=2s op migrate_to timeout=120s interval=0 op migrate_from timeout=60s interval=0 \
 meta allow-migrate=true

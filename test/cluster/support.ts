@@ -274,7 +274,7 @@ export class ClusterGuest {
       changed(primitive, [
         ['primitive vm1 ocf:kvmha:KvmGuest ', `primitive ${name} ${agent} `],
         [
-          'config=/etc/libvirt/qemu/vm1.xml',
+          'config=/etc/kvmha/vm1.xml',
           `config=${this.config} migration_transport=tcp migrate_options=--unsafe ${parameters}`,
         ],
         ['interval=10s', `interval=${monitor}`],

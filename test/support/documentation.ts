@@ -1,8 +1,39 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
 
 const PROJECT = join(import.meta.dirname, '../..');
+
+/** README.md and the manual below `root`, which is the project or where the documentation is installed. */
+export function pagesBelow(root: string): string[] {
+  const manual = readdirSync(join(root, 'docs')).filter((name) => name.endsWith('.md'));
+  return ['README.md', ...manual.sort().map((name) => `docs/${name}`)];
+}
+
+/** The links of a page that lead to no file, or to no heading in it. */
+export function brokenLinks(root: string, page: string): string[] {
+  const text = readFileSync(join(root, page), 'utf8');
+  const links = [...text.matchAll(/\]\(([^)\s]+)\)/g)].map(([, target = '']) => target);
+  return links.filter((link) => {
+    const [path = '', heading] = link.split('#');
+    const file = join(root, path === '' ? page : join(dirname(page), path));
+    return (
+      !/^[a-z]+:/.test(link) &&
+      (!existsSync(file) ||
+        (heading !== undefined && !headings(readFileSync(file, 'utf8')).includes(heading)))
+    );
+  });
+}
+
+/** What the headings of a page are called in links to them. */
+function headings(text: string): string[] {
+  return [...text.matchAll(/^#+ (.*)$/gm)].map(([, words = '']) =>
+    words
+      .toLowerCase()
+      .replace(/[^\w\s-]/g, '')
+      .replaceAll(' ', '-'),
+  );
+}
 
 /** The blocks of commands in a file, without their indentation; a line that goes on in the next is joined with it. */
 function blocks(file: string): string[] {

@@ -1,32 +1,22 @@
 import assert from 'node:assert/strict';
-import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { dirname, join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, test } from 'node:test';
+import { brokenLinks, pagesBelow } from '../support/documentation.ts';
 
 const PROJECT = join(import.meta.dirname, '../..');
-const PAGES = [
-  'README.md',
-  'test/lab/README.md',
-  ...readdirSync(join(PROJECT, 'docs'))
-    .filter((name) => name.endsWith('.md'))
-    .map((name) => `docs/${name}`),
-];
+const PAGES = ['test/lab/README.md', ...pagesBelow(PROJECT)];
 
 describe('the documentation', () => {
   for (const page of PAGES) {
     const text = readFileSync(join(PROJECT, page), 'utf8');
 
     test(`${page} refers to files that are there`, () => {
-      const links = [...text.matchAll(/\]\(([^)#:]+)\)/g)].map(([, target]) =>
-        join(dirname(page), target ?? ''),
-      );
       const paths = [...text.matchAll(/`((?:agent|lib|test|scripts|packaging)\/[\w./-]+)`/g)].map(
         ([, path]) => path ?? '',
       );
-      assert.deepEqual(
-        [...links, ...paths].filter((path) => !existsSync(join(PROJECT, path))),
-        [],
-      );
+      const missing = paths.filter((path) => !existsSync(join(PROJECT, path)));
+      assert.deepEqual([...brokenLinks(PROJECT, page), ...missing], []);
     });
   }
 
