@@ -139,6 +139,9 @@ function refusedDisk(disk: Element): string[] {
     type === 'network' && !BLOCK_DRIVERS.has(protocol)
       ? `is on the network (${protocol}): a request of a lost connection may still be carried out`
       : '',
+    protocol === 'nbd' && text(source, 'tls') === 'yes'
+      ? 'is on the network by TLS, which has not been examined'
+      : '',
     device === 'disk' && !BLOCK_DEVICES.has(kind) ? `is a ${kind}` : '',
     BLOCK_DRIVERS.has(format) ? '' : `is in the format ${format}`,
     text(driver, 'cache') === 'unsafe' && device === 'disk'

@@ -4,6 +4,8 @@ import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { prepareDomainXml, readDomainXml } from '../libvirt/domain-xml.ts';
 import type { Log } from '../log.ts';
+import { findQemuProcesses } from '../qemu/qemu-process.ts';
+import { noteFirstConnections } from '../quiesce/network-disk.ts';
 import { makeDomainDirectory, uuidForName } from '../record/directory.ts';
 import { removePendingStart, writePendingStart } from '../record/pending-start.ts';
 import { runChecked } from '../run.ts';
@@ -54,7 +56,7 @@ export async function boot(guest: Guest, options: BootOptions, deadline: Deadlin
   if (saved !== undefined && existsSync(saved)) {
     await refuseOldState(guest, saved, options.config);
     log.info(`${guest.name}: restoring it from ${saved}`);
-    await startByLibvirt(guest, uuid, ['restore', saved], deadline);
+    await startByLibvirt(guest, uuid, ['restore', saved], options.config, deadline, log);
     rmSync(saved, { force: true });
     return;
   }
@@ -67,7 +69,7 @@ export async function boot(guest: Guest, options: BootOptions, deadline: Deadlin
   const path = await preparedXml(guest, options, uuid);
   try {
     log.info(`${guest.name}: starting it from ${options.config}`);
-    await startByLibvirt(guest, uuid, ['create', path], deadline);
+    await startByLibvirt(guest, uuid, ['create', path], options.config, deadline, log);
   } finally {
     rmSync(path, { force: true });
   }
@@ -99,11 +101,19 @@ async function startByLibvirt(
   guest: Guest,
   uuid: string,
   words: readonly string[],
+  config: string,
   deadline: Deadline,
+  log: Log,
 ): Promise<void> {
+  const { disks } = await readDomainXml(config);
+  const isOnNetwork = disks.some(({ source }) => source.protocol === 'nbd');
   writePendingStart(guest, { uuid });
   try {
-    await guest.virsh.command(words, deadline);
+    await guest.virsh.command(isOnNetwork ? [...words, '--paused'] : words, deadline);
+    if (isOnNetwork) {
+      await noteConnections(guest, uuid, deadline, log);
+      await guest.virsh.command(['resume', uuid], deadline);
+    }
   } catch (error) {
     if (!isKvmhaError(error, 'deadline', 'unreachable')) {
       removePendingStart(guest);
@@ -111,6 +121,24 @@ async function startByLibvirt(
     throw error;
   }
   removePendingStart(guest);
+}
+
+/** That they cannot be noted keeps the guest from being proved safe later, not from running. */
+async function noteConnections(guest: Guest, uuid: string, deadline: Deadline, log: Log): Promise<void> {
+  try {
+    const [qemu] = findQemuProcesses({ name: guest.name, uuid });
+    if (qemu === undefined) {
+      throw new KvmhaError('file', 'its qemu process was not found');
+    }
+    await noteFirstConnections(qemu, deadline);
+  } catch (error) {
+    if (!isKvmhaError(error)) {
+      throw error;
+    }
+    log.warn(
+      `${guest.name}: it cannot be proved failover-safe, for its connection to its disks is not known: ${messageOf(error)}`,
+    );
+  }
 }
 
 /** Where a stop with the parameter `snapshot` saves a guest's state, and a start looks for it. */

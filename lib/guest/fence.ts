@@ -6,6 +6,7 @@ import { syncFile } from '../linux/sync.ts';
 import type { Log } from '../log.ts';
 import { findQemuProcesses } from '../qemu/qemu-process.ts';
 import { uuidForName } from '../record/directory.ts';
+import { removeFirstConnections } from '../record/first-connections.ts';
 import { removeIoError } from '../record/io-error.ts';
 import { readPendingStart, removePendingStart } from '../record/pending-start.ts';
 import { removeRecord } from '../record/record.ts';
@@ -61,6 +62,7 @@ export async function endProcesses(guest: Guest, seen: Look, deadline: Deadline,
 export function removeRemains(guest: Guest, seenUuid: string | undefined): void {
   const uuid = seenUuid ?? guest.uuid ?? uuidForName(guest.name);
   removeRunningRecord(guest);
+  removeFirstConnections(uuid);
   removeRecord(uuid);
   removeReported(uuid);
   removeIoError(uuid);

@@ -141,10 +141,13 @@ export const OBJECTS: ReadonlySet<string> = new Set([
 export const NET_BACKENDS: ReadonlySet<string> = new Set(['tap', 'bridge', 'user', 'hubport']);
 
 /** Block drivers of the nodes that a disk may consist of. */
-export const BLOCK_DRIVERS: ReadonlySet<string> = new Set(['raw', 'qcow2', 'file', 'host_device']);
+export const BLOCK_DRIVERS: ReadonlySet<string> = new Set(['raw', 'qcow2', 'file', 'host_device', 'nbd']);
 
 /** Those of them that open a file or block device of the host. */
 export const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device']);
+
+/** Those that speak to a server on the network. */
+export const NETWORK_DRIVERS: ReadonlySet<string> = new Set(['nbd']);
 
 /** Options of `-blockdev` that may be given to a node of a writable disk. */
 export const NODE_OPTIONS: ReadonlySet<string> = new Set([
@@ -160,6 +163,10 @@ export const NODE_OPTIONS: ReadonlySet<string> = new Set([
   'detect-zeroes',
   'aio',
   'locking',
+  // of NBD
+  'server',
+  'export',
+  'reconnect-delay',
 ]);
 
 /** Options of QEMU's command line that add nothing to what the other lists judge. */

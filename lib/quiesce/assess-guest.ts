@@ -1,12 +1,14 @@
 import { statfsSync, statSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, messageOf } from '../error.ts';
+import type { Connection } from '../linux/connections.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import type { Monitor } from '../qemu/qmp.ts';
 import { type Assessment, assess, type Plan } from './assess.ts';
 import { identifyImages } from './image.ts';
 import { inspect } from './inspection.ts';
+import { firstConnections } from './network-disk.ts';
 
 /**
  * Whether a guest could be quiesced now, and how: its plan with the images of its media, or the reasons why not.
@@ -19,7 +21,13 @@ export async function assessGuest(
   monitor: Monitor,
   deadline: Deadline,
 ): Promise<
-  | { readonly kind: 'plan'; readonly plan: Plan; readonly images: readonly FileIdentity[] }
+  | {
+      readonly kind: 'plan';
+      readonly plan: Plan;
+      readonly images: readonly FileIdentity[];
+      /** Those to the servers of its media on the network. */
+      readonly connections: readonly Connection[];
+    }
   | Extract<Assessment, { kind: 'refused' }>
 > {
   const assessment = assess(await inspect(qemu.argv, monitor, deadline), fileSystemOf);
@@ -28,7 +36,12 @@ export async function assessGuest(
   }
   const files = assessment.plan.media.flatMap((medium) => medium.files);
   try {
-    return { ...assessment, images: identifyImages(qemu.pid, files) };
+    const servers = assessment.plan.media.flatMap((medium) => medium.servers ?? []);
+    return {
+      ...assessment,
+      images: identifyImages(qemu.pid, files),
+      connections: await firstConnections(qemu, servers, deadline),
+    };
   } catch (error) {
     if (isKvmhaError(error)) {
       return { kind: 'refused', reasons: [messageOf(error)] };

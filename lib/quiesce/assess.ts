@@ -1,3 +1,4 @@
+import type { ServerAddress } from '../linux/connections.ts';
 import { isObject, type Json } from '../qemu/qmp.ts';
 import {
   ADAPTERS,
@@ -6,6 +7,7 @@ import {
   DEVICES,
   FILE_DRIVERS,
   NET_BACKENDS,
+  NETWORK_DRIVERS,
   NODE_OPTIONS,
   OBJECTS,
   OPTIONS,
@@ -13,6 +15,7 @@ import {
   UNPROVED_DEVICE_PROPERTIES,
 } from './allow-list.ts';
 import type { BlockDevice, BlockNode, Edge, Inspection } from './inspection.ts';
+import { nbdFilename, nbdServer } from './network-disk.ts';
 
 /** What a block node was opened with, as `-blockdev` and `blockdev-add` take it. */
 export type NodeOptions = { readonly [key: string]: Json };
@@ -29,8 +32,10 @@ export interface Medium {
   readonly nodeOptions: readonly (NodeOptions | null)[];
   /** The files of its nodes, its own before those of its backing chain. */
   readonly files: readonly string[];
+  /** The servers of its nodes that are on the network, one for each. */
+  readonly servers?: readonly ServerAddress[];
   readonly readOnly: boolean;
-  /** Bypasses the host page cache (cache=none, directsync): what QEMU flushed is on the storage. */
+  /** Bypasses the host page cache (cache=none, directsync, the network): what QEMU flushed is on the storage. */
   readonly direct: boolean;
   /** The iothread in whose context QEMU wants every medium of this device to be. */
   readonly iothread: string | undefined;
@@ -137,6 +142,12 @@ function mediumOf(device: BlockDevice, inspection: Inspection, graph: readonly E
     }
   }
   const files = nodes.filter((node) => FILE_DRIVERS.has(node.driver));
+  const onNetwork = nodes.filter((node) => NETWORK_DRIVERS.has(node.driver));
+  const servers = onNetwork.flatMap(({ name }) => nbdServer(optionsOf(name, inspection) ?? {}) ?? []);
+  if (servers.length !== onNetwork.length) {
+    return `${what}: how ${onNetwork.map(({ filename }) => filename).join(', ')} is reached has not been examined, or is not known`;
+  }
+  const storage = nodes.find(({ name }) => name === (beneathFile(top.name, graph) ?? top.name));
   return {
     qdev: device.qdev,
     nodes: names,
@@ -147,8 +158,9 @@ function mediumOf(device: BlockDevice, inspection: Inspection, graph: readonly E
         : null,
     ),
     files: files.map((node) => node.filename),
+    ...(servers.length === 0 ? {} : { servers }),
     readOnly,
-    direct: files[0]?.direct === true,
+    direct: storage !== undefined && (storage.direct || NETWORK_DRIVERS.has(storage.driver)),
     iothread: device.adapter?.iothread,
   };
 }
@@ -186,8 +198,8 @@ function refusedNode(node: BlockNode, qdev: string, graph: readonly Edge[]): str
   if (roles[0] !== undefined) {
     return `block node ${node.name} has a "${roles[0]}" beside its file`;
   }
-  if (beneath.length === 0 && !FILE_DRIVERS.has(node.driver)) {
-    return `its lowest block node ${node.name} is not a file`;
+  if (beneath.length === 0 && !FILE_DRIVERS.has(node.driver) && !NETWORK_DRIVERS.has(node.driver)) {
+    return `its lowest block node ${node.name} is not a file, nor on the network`;
   }
   const users = graph.filter((edge) => edge.node === node.name);
   const [user] = users;
@@ -224,7 +236,7 @@ function refusedWritableNode(
   if (refusal !== undefined) {
     return refusal;
   }
-  const isUpper = node === top || beneathFile(top, graph) === node.name;
+  const isUpper = node === top || beneathFile(top.name, graph) === node.name;
   if (!isUpper && isWritten(node, graph)) {
     return `block node ${node.name} of its backing chain is written to`;
   }
@@ -251,9 +263,7 @@ function refusedOptionsOf(
   const now = (role: string) => beneath.find((edge) => edge.role === role)?.node ?? null;
   const differences = [
     options['driver'] === node.driver ? undefined : `driver ${node.driver}`,
-    FILE_DRIVERS.has(node.driver) && options['filename'] !== node.filename
-      ? `filename ${node.filename}`
-      : undefined,
+    filenameGiven(node, options) === node.filename ? undefined : `filename ${node.filename}`,
     (options['file'] ?? null) === now('file') ? undefined : `file ${now('file')}`,
     (options['backing'] ?? null) === now('backing') ? undefined : `backing ${now('backing')}`,
     cacheOption(options, 'direct') === node.direct ? undefined : `cache.direct ${node.direct}`,
@@ -267,9 +277,17 @@ function refusedOptionsOf(
     : `block node ${node.name} has the option "${unknown}", which has not been shown to be safe`;
 }
 
-function beneathFile(top: BlockNode, graph: readonly Edge[]): string | undefined {
+/** What QEMU calls the image of a node that was opened with these options; an image format has its file's. */
+function filenameGiven(node: BlockNode, options: NodeOptions): Json | undefined {
+  if (FILE_DRIVERS.has(node.driver)) {
+    return options['filename'];
+  }
+  return NETWORK_DRIVERS.has(node.driver) ? nbdFilename(options) : node.filename;
+}
+
+function beneathFile(top: string, graph: readonly Edge[]): string | undefined {
   return graph.find(
-    (edge) => edge.parent === top.name && edge.parentType === 'block-driver' && edge.role === 'file',
+    (edge) => edge.parent === top && edge.parentType === 'block-driver' && edge.role === 'file',
   )?.node;
 }
 

@@ -1,6 +1,7 @@
 import { lstatSync } from 'node:fs';
 import { type Deadline, sleep } from '../deadline.ts';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import { connectionsTo, hasConnection, serverName } from '../linux/connections.ts';
 import { holdsOf, openedAt, openStorage } from '../linux/open-files.ts';
 import { isAlive, processorTime, readStat } from '../linux/process.ts';
 import { isObject, type Monitor } from '../qemu/qmp.ts';
@@ -60,7 +61,7 @@ export async function observeProof(
   });
   await look('writes-durable', () => writesDurable(record, monitor, deadline));
   await look('block-nodes-released', async () => nodesReleased(record, await blockNodes(monitor, deadline)));
-  await look('images-released', () => imagesReleased(record));
+  await look('images-released', () => imagesReleased(record, deadline));
   await look('resume-blocked', () => resumeBlocked(record, monitor, deadline));
   await look('migration-blocked', () => migrationBlocked(record, monitor, deadline));
   // Last, so that all of it was seen between two looks at vCPUs that stand still.
@@ -216,7 +217,7 @@ function nodesReleased(record: QuiesceRecord, nodes: readonly BlockNode[]): Find
     : no('a sentinel is missing or still active');
 }
 
-function imagesReleased(record: QuiesceRecord): Finding {
+async function imagesReleased(record: QuiesceRecord, deadline: Deadline): Promise<Finding> {
   const images = record.media.flatMap((medium) => medium.images);
   const [hold] = holdsOf(record.qemu.pid, images);
   if (hold !== undefined) {
@@ -225,9 +226,27 @@ function imagesReleased(record: QuiesceRecord): Finding {
   // Whatever else is open as an image would be, by whatever way it came to be.
   const known = ['/memfd:', ...record.memory, ...record.media.map(({ sentinel }) => sentinel.path)];
   const other = openStorage(record.qemu.pid).find(({ path }) => !known.some((each) => path.startsWith(each)));
-  return other === undefined
-    ? yes(`process ${record.qemu.pid} has no descriptor, lock or mapping of ${imageNames(record)}`)
-    : no(`process ${record.qemu.pid} holds ${other.path}: ${other.seen}`);
+  if (other !== undefined) {
+    return no(`process ${record.qemu.pid} holds ${other.path}: ${other.seen}`);
+  }
+  const connection = await connectionLeft(record, deadline);
+  return connection === undefined
+    ? yes(`process ${record.qemu.pid} has no ${WAYS_TO_HOLD} ${imageNames(record)}`)
+    : no(`process ${record.qemu.pid} still has the connection ${connection}`);
+}
+
+const WAYS_TO_HOLD = 'descriptor, lock or mapping of, nor connection to,';
+
+/** A connection of the process to a server of the guest's disks. */
+async function connectionLeft(record: QuiesceRecord, deadline: Deadline): Promise<string | undefined> {
+  const { pid } = record.qemu;
+  for (const server of record.media.flatMap((medium) => medium.servers ?? [])) {
+    const [left] = await connectionsTo(pid, server, deadline);
+    if (left !== undefined) {
+      return left;
+    }
+  }
+  return record.connections?.find((connection) => hasConnection(pid, connection));
 }
 
 async function resumeBlocked(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<Finding> {
@@ -274,7 +293,9 @@ function exists(path: string): boolean {
 }
 
 function imageNames(record: QuiesceRecord): string {
-  return record.media.flatMap((medium) => medium.images.map((image) => image.path)).join(', ');
+  return record.media
+    .flatMap(({ images, servers = [] }) => [...images.map(({ path }) => path), ...servers.map(serverName)])
+    .join(', ');
 }
 
 function yes(seen: string): Finding {

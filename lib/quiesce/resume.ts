@@ -1,5 +1,6 @@
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { serverName } from '../linux/connections.ts';
 import { type FileStamp, fileSystemsOf, stampFiles } from '../linux/file-stamp.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
 import { writeOomScore } from '../linux/process.ts';
@@ -216,6 +217,12 @@ function unknownOptions({ nodes, nodeOptions, files, qdev }: RecordedMedium): st
 
 /** Why not every image is certain to be as this qemu left it. */
 async function changes(record: QuiesceRecord, deadline: Deadline): Promise<string[]> {
+  const [server] = record.media.flatMap((medium) => medium.servers ?? []);
+  if (server !== undefined) {
+    return [
+      `a disk of it is on the server ${serverName(server)}, which does not tell whether another host has written to it`,
+    ];
+  }
   const paths = record.media.flatMap(({ files }) => files);
   const left = record.media.flatMap((medium) => medium.left ?? []);
   if (left.length !== paths.length) {

@@ -70,6 +70,24 @@ export function removeSentinelFile({ path }: Sentinel): void {
 }
 
 /**
+ * Removes the file of a sentinel whose node is inactive, so that QEMU cannot activate it again; that it is gone already
+ * is no failure.
+ *
+ * @throws KvmhaError `file`
+ */
+export function unlinkSentinel({ path }: Sentinel): void {
+  try {
+    rmSync(path, { force: true });
+  } catch (cause) {
+    const isFolder = lstatSync(path, { throwIfNoEntry: false })?.isDirectory() === true;
+    const why = isFolder
+      ? 'somebody has made a folder in its place. Remove that, and quiesce the guest again'
+      : messageOf(cause);
+    throw new KvmhaError('file', `the sentinel ${path} cannot be removed: ${why}`, { cause });
+  }
+}
+
+/**
  * An image of one block, not allocated. The header is VirtualBox's, version 1.1, as block/vdi.c of QEMU reads it
  * (all little-endian): a text, signature, version, then the header proper from byte 72 on, and the block map behind
  * it.

@@ -1,6 +1,6 @@
-import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import type { Connection } from '../linux/connections.ts';
 import { type FileStamp, stampFiles } from '../linux/file-stamp.ts';
 import { type FileIdentity, openedAt } from '../linux/open-files.ts';
 import { readOomScore, writeOomScore } from '../linux/process.ts';
@@ -12,9 +12,10 @@ import type { Medium, Plan } from './assess.ts';
 import { assessGuest } from './assess-guest.ts';
 import { identifyImages } from './image.ts';
 import { blockNodes, devicePath, nodesInUse, requestsMade } from './inspection.ts';
+import { sameConnections } from './network-disk.ts';
 import { guestRanSince, inactiveSentinels, isQuiet, observeProof, VcpuWatch } from './observe.ts';
 import { isComplete, missingItems, type Proof } from './proof.ts';
-import { makeSentinelFile, newSentinel, type Sentinel } from './sentinel.ts';
+import { makeSentinelFile, newSentinel, type Sentinel, unlinkSentinel } from './sentinel.ts';
 import { anyGivenBack, giveBack, nothingMoved, undo } from './undo.ts';
 
 export { SENTINEL_PREFIX } from './sentinel.ts';
@@ -32,6 +33,13 @@ export interface QuiesceTarget {
   readonly monitor: Monitor;
   /** Where a confined qemu may open files of its own: libvirt's folder of the domain. */
   readonly sentinelDirectory: string;
+}
+
+/** What is known of a guest that can be quiesced. */
+interface Assessed {
+  readonly plan: Plan;
+  readonly images: readonly FileIdentity[];
+  readonly connections: readonly Connection[];
 }
 
 /** The steps of the sequence in their order; each can be interrupted and is then done again or found done. */
@@ -103,7 +111,7 @@ export async function quiesce(
   const wasRunning = begun?.wasRunning === true;
   return assessment.kind === 'refused'
     ? sequence.refuse(assessment, wasRunning)
-    : sequence.begin(assessment.plan, assessment.images, wasRunning);
+    : sequence.begin(assessment, wasRunning);
 }
 
 async function hasRun(record: QuiesceRecord, monitor: Monitor, deadline: Deadline): Promise<boolean> {
@@ -137,13 +145,14 @@ class Sequence {
    *
    * @param wasRunning the guest ran before an earlier attempt stopped it
    */
-  async begin(plan: Plan, images: readonly FileIdentity[], wasRunning: boolean): Promise<QuiesceOutcome> {
+  async begin(assessed: Assessed, wasRunning: boolean): Promise<QuiesceOutcome> {
+    const { plan } = assessed;
     let record: QuiesceRecord | undefined;
     try {
       const { running } = await this.#status();
       this.#enter('record');
       // Before the guest is stopped, so that one which is left stopped is known to have been stopped by us.
-      const begun = await this.#newRecord(plan, images, running || wasRunning);
+      const begun = await this.#newRecord(assessed, running || wasRunning);
       writeRecord(begun);
       record = begun;
       this.#enter('stop');
@@ -198,7 +207,7 @@ class Sequence {
       await this.#inactivate(letGo);
       this.#enter('unlink-sentinels');
       for (const { sentinel } of record.media) {
-        rmSync(sentinel.path, { force: true });
+        unlinkSentinel(sentinel);
       }
       this.#preferForOomKill(record);
       this.#enter('prove');
@@ -246,6 +255,8 @@ class Sequence {
     this.#enter('move-devices');
     await this.#moveDevices(held);
     const durable = await this.#makeDurable(record, held, present);
+    // From here on nothing is undone, and a sentinel that is not seen is never called inactive.
+    demandSentinels(record.qemu.pid, held);
     this.#enter('delete-nodes');
     for (const node of held.flatMap(({ nodes }) => nodes).filter((name) => present.has(name))) {
       await this.#execute('blockdev-del', { 'node-name': node });
@@ -289,9 +300,20 @@ class Sequence {
       .flatMap(({ files }) => files.slice(0, 1));
     identifyImages(record.qemu.pid, cached);
     await Promise.all(cached.map((file) => syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline)));
+    await this.#demandConnections(record, present);
     const media = await this.#withStamps(record.media, whole);
     this.#enter('record-durable');
     return this.#write({ ...notResuming(record), media, durable: true });
+  }
+
+  /** A connection that was made anew meanwhile has taken the flush past a write that was sent by the one before. */
+  async #demandConnections(record: QuiesceRecord, present: ReadonlySet<string>): Promise<void> {
+    const servers = record.media
+      .filter(({ nodes }) => nodes.every((name) => present.has(name)))
+      .flatMap((medium) => medium.servers ?? []);
+    if (servers.length > 0) {
+      await sameConnections(record.qemu.pid, servers, record.connections ?? [], this.#deadline);
+    }
   }
 
   /**
@@ -359,12 +381,7 @@ class Sequence {
     if (inactive > 0) {
       throw new KvmhaError('malformed', `only ${inactive} of ${record.media.length} sentinels are inactive`);
     }
-    const unseen = record.media.find(({ sentinel }) => openedAt(record.qemu.pid, sentinel.path).length === 0);
-    if (unseen !== undefined) {
-      const { path } = unseen.sentinel;
-      const why = 'it was moved or replaced, so that nothing shows whether its node is inactive';
-      throw new KvmhaError('file', `qemu has no file open that is called ${path}: ${why}`);
-    }
+    demandSentinels(record.qemu.pid, record.media);
     if (record.inactivate === 'blockdev-set-active') {
       await this.#execute('blockdev-set-active', { active: false });
     } else {
@@ -415,7 +432,7 @@ class Sequence {
     return this.#target.monitor.execute(command, args, this.#deadline);
   }
 
-  async #newRecord(plan: Plan, images: readonly FileIdentity[], wasRunning: boolean): Promise<QuiesceRecord> {
+  async #newRecord({ plan, images, connections }: Assessed, wasRunning: boolean): Promise<QuiesceRecord> {
     const { name, uuid, resource, fault, qemu, sentinelDirectory } = this.#target;
     const identities = images.values();
     return this.#withRequests({
@@ -431,6 +448,7 @@ class Sequence {
         sentinel: newSentinel(sentinelDirectory, index),
         requests: 0,
       })),
+      ...(connections.length === 0 ? {} : { connections }),
       interfaces: plan.interfaces,
       memory: plan.memory,
       inactivate: plan.inactivate,
@@ -473,6 +491,16 @@ class Sequence {
 
   #failed(error: unknown, undone: boolean): QuiesceOutcome {
     return { kind: 'failed', step: this.#step, reason: messageOf(error), undone };
+  }
+}
+
+/** @throws KvmhaError `file` where qemu has a sentinel's file not open by its name */
+function demandSentinels(pid: number, media: readonly RecordedMedium[]): void {
+  const unseen = media.find(({ sentinel }) => openedAt(pid, sentinel.path).length === 0);
+  if (unseen !== undefined) {
+    const { path } = unseen.sentinel;
+    const why = 'it was moved or replaced, so that nothing shows whether its node is inactive';
+    throw new KvmhaError('file', `qemu has no file open that is called ${path}: ${why}`);
   }
 }
 

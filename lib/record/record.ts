@@ -1,6 +1,7 @@
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import type { Connection } from '../linux/connections.ts';
 import type { FileStamp } from '../linux/file-stamp.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
 import type { ProcessIdentity } from '../linux/process.ts';
@@ -39,6 +40,8 @@ export interface QuiesceRecord {
   readonly begun: string;
   /** Every image that qemu had open when the sequence began. */
   readonly media: readonly RecordedMedium[];
+  /** Its connections to the servers of media on the network. */
+  readonly connections?: readonly Connection[];
   /** Names of the guest's network interfaces. */
   readonly interfaces: readonly string[];
   /** Files or folders of the guest's memory, which qemu keeps open. */
@@ -173,7 +176,7 @@ function isRecord(value: unknown): value is QuiesceRecord {
         typeof medium.requests === 'number' &&
         Array.isArray(medium.nodes) &&
         Array.isArray(medium.images) &&
-        medium.images.length > 0 &&
+        (medium.images.length > 0 || (Array.isArray(medium.servers) && medium.servers.length > 0)) &&
         medium.images.every(
           (image: Partial<FileIdentity> | null) =>
             typeof image?.path === 'string' && typeof image.ino === 'number',

@@ -13,6 +13,8 @@ export interface NbdOptions {
   readonly name?: string;
   /** What requests fail with. */
   readonly error?: 'EIO' | 'ENOSPC';
+  /** The port of 127.0.0.1 to listen at, instead of a UNIX socket. */
+  readonly port?: number;
 }
 
 /**
@@ -22,42 +24,43 @@ export interface NbdOptions {
 export class NbdServer implements AsyncDisposable {
   readonly #node: LabNode;
   readonly #base: string;
+  readonly #port: number | undefined;
+  #command: readonly [string, ...string[]] = ['false'];
 
-  private constructor(node: LabNode, base: string) {
+  private constructor(node: LabNode, base: string, port: number | undefined) {
     this.#node = node;
     this.#base = base;
+    this.#port = port;
   }
 
   /** Serves the node's file `image` in the node. */
   static async start(node: LabNode, image: string, options: NbdOptions = {}): Promise<NbdServer> {
-    const { name = 'nbd', error = 'EIO' } = options;
-    const server = new NbdServer(node, `/run/lab/${name}`);
+    const { name = 'nbd', error = 'EIO', port } = options;
+    const server = new NbdServer(node, `/run/lab/${name}`, port);
     server.mend();
     const rules = Object.values(REQUESTS).flatMap((request) => [
       ...[`error-${request}=${error}`, `error-${request}-rate=100%`],
       `error-${request}-file=${server.#flag(request)}`,
     ]);
+    const listening =
+      port === undefined ? ['--unix', server.socket] : ['--ipaddr', '127.0.0.1', '--port', String(port)];
+    server.#command = [
+      'nbdkit',
+      ...[...listening, '--pidfile', `${server.#base}.pid`],
+      ...['--filter=log', '--filter=pause', '--filter=error'],
+      ...['file', image, `logfile=${server.#base}.log`, 'logappend=true'],
+      ...[`pause-control=${server.#base}.pause`, ...rules],
+    ];
     // It goes into the background when it listens.
-    await node.check(
-      [
-        ...['nbdkit', '--unix', server.socket, '--pidfile', `${server.#base}.pid`],
-        ...[
-          '--filter=log',
-          '--filter=pause',
-          '--filter=error',
-          'file',
-          image,
-          `logfile=${server.#base}.log`,
-          `pause-control=${server.#base}.pause`,
-          ...rules,
-        ],
-      ],
-      { timeout: TIMEOUT },
-    );
+    await node.check(server.#command, { timeout: TIMEOUT });
     return server;
   }
 
   /** For `nbd` of a disk of `domainXml`. */
+  get address(): string {
+    return this.#port === undefined ? this.socket : `127.0.0.1:${this.#port}`;
+  }
+
   get socket(): string {
     return `${this.#base}.sock`;
   }
@@ -79,7 +82,12 @@ export class NbdServer implements AsyncDisposable {
 
   /** How many flushes were asked for so far. */
   flushes(): number {
-    return readFileSync(this.#node.path(`${this.#base}.log`), 'utf8').match(/ Flush /g)?.length ?? 0;
+    return this.log().match(/ Flush /g)?.length ?? 0;
+  }
+
+  /** What it has served: a line when a connection or a request begins, and one when it ends. */
+  log(): string {
+    return readFileSync(this.#node.path(`${this.#base}.log`), 'utf8');
   }
 
   /** Lets every request hang, once those under way are done. */
@@ -92,11 +100,28 @@ export class NbdServer implements AsyncDisposable {
     await this.#control('r', 'R');
   }
 
+  /** A shell's script that does to it what a fault would, as a blow in the middle of something. */
+  script(fault: 'dies' | 'hangs' | 'is replaced'): string {
+    const kill = `pid=$(cat ${this.#base}.pid); kill -9 $pid; while kill -0 $pid; do sleep 0.01; done; rm -f ${this.#base}.pid ${this.socket} ${this.#base}.pause`;
+    switch (fault) {
+      case 'dies':
+        return kill;
+      case 'hangs':
+        return `kill -STOP $(cat ${this.#base}.pid)`;
+      case 'is replaced':
+        return `${kill}; ${this.#command.map((word) => `'${word}'`).join(' ')}`;
+    }
+  }
+
+  /** Ends the hanging of `script`. */
+  async wake(): Promise<void> {
+    await this.#node.check(['sh', '-c', `kill -CONT $(cat ${this.#base}.pid)`], { timeout: TIMEOUT });
+  }
+
   /** Ends the server, for its clients like the end of a connection. */
   async stop(): Promise<void> {
-    await this.#node.exec(['sh', '-c', `kill "$(cat ${this.#base}.pid)"; rm -f ${this.#base}.*`], {
-      timeout: TIMEOUT,
-    });
+    const script = `pid=$(cat ${this.#base}.pid) && kill $pid && kill -CONT $pid; rm -f ${this.#base}.*`;
+    await this.#node.exec(['sh', '-c', script], { timeout: TIMEOUT });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -2,7 +2,7 @@
 export interface Disk {
   /** A file, or a block device with `type` "block". */
   readonly path?: string;
-  /** The UNIX socket of an NBD server, instead of a path. */
+  /** Where an NBD server listens, a UNIX socket or `HOST:PORT`; `path` then is the image that it serves. */
   readonly nbd?: string;
   readonly type?: 'file' | 'block';
   readonly format?: 'raw' | 'qcow2';
@@ -125,13 +125,20 @@ function sourceXml(disk: Disk): string {
   if (disk.nbd !== undefined) {
     return `\
       <source protocol='nbd'>
-        <host transport='unix' socket='${xmlText(disk.nbd)}'/>
+        ${nbdHost(disk.nbd)}
       </source>
 `;
   }
   // Without a path: a drive without a medium.
   const attribute = disk.type === 'block' ? 'dev' : 'file';
   return disk.path === undefined ? '' : `      <source ${attribute}='${xmlText(disk.path)}'/>\n`;
+}
+
+function nbdHost(address: string): string {
+  const [host = '', port = ''] = address.split(':');
+  return address.startsWith('/')
+    ? `<host transport='unix' socket='${xmlText(address)}'/>`
+    : `<host name='${xmlText(host)}' port='${port}'/>`;
 }
 
 function interfaceXml(bridge: string): string {

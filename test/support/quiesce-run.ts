@@ -8,6 +8,7 @@ import { libvirtFolderOf } from '../../lib/guest/look.ts';
 import { LibvirtMonitor, Virsh } from '../../lib/libvirt/virsh.ts';
 import { findQemuProcesses } from '../../lib/qemu/qemu-process.ts';
 import { type Json, type Monitor, type QmpEvent, QmpSocket } from '../../lib/qemu/qmp.ts';
+import { noteFirstConnections } from '../../lib/quiesce/network-disk.ts';
 import { observeProof } from '../../lib/quiesce/observe.ts';
 import type { Proof } from '../../lib/quiesce/proof.ts';
 import { type ResumeOutcome, type ResumeStep, resume } from '../../lib/quiesce/resume.ts';
@@ -32,6 +33,8 @@ export interface Order {
   readonly socket?: string | undefined;
   readonly timeout: number;
   readonly observeOnly?: boolean;
+  /** Only notes its connections to servers of disks, as before its guest runs for the first time. */
+  readonly noteConnections?: boolean;
   /** Resumes the guest instead; the answers to whether it may run elsewhere, one for each time that it is asked. */
   readonly resume?: readonly (string | null)[];
   /** Done first; the guest is quiesced as soon as it stops. */
@@ -133,6 +136,10 @@ async function carryOut(order: Order): Promise<Report> {
     const sentinelDirectory = qemu === undefined ? undefined : libvirtFolderOf(qemu);
     if (qemu === undefined || sentinelDirectory === undefined) {
       throw new Error(`there is no qemu of ${name}, or it is none of libvirt's`);
+    }
+    if (order.noteConnections) {
+      await noteFirstConnections(qemu, deadline);
+      return report();
     }
     const stopped = Promise.withResolvers<void>();
     const heard = (event: QmpEvent) => {

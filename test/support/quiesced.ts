@@ -27,6 +27,8 @@ export interface GuestOptions extends Omit<Domain, 'name' | 'uuid'> {
   readonly emulator?: string | undefined;
   /** Start it as libvirt would by itself, without QMP sockets of the agent's. */
   readonly withoutSockets?: boolean;
+  /** Start it past the agent, which would note its connections to servers of disks. */
+  readonly unnoted?: boolean;
   readonly persistent?: boolean;
   /** What is to be changed of its XML. */
   readonly edit?: (xml: string) => string;
@@ -67,26 +69,19 @@ export class QuiesceGuest {
   /** As `running`, for a guest that cannot tick. */
   static async started(node: LabNode, name: string, options: GuestOptions): Promise<QuiesceGuest> {
     const guest = new QuiesceGuest(node, name, options);
-    for (const [index, disk] of options.disks.entries()) {
-      await guest.#makeImage(disk, index);
-    }
+    await QuiesceGuest.makeImages(node, options.disks);
     await guest.start();
     return guest;
   }
 
-  async #makeImage(disk: GuestDisk, index: number): Promise<void> {
-    if (
-      disk.path?.startsWith('/shared/') &&
-      (await this.node.exec(['test', '-e', disk.path])).exitCode !== 0
-    ) {
-      const content = index === 0 ? 'boot' : disk.device === 'cdrom' || disk.readonly ? 'blank' : 'data';
-      const { format = 'raw', options } = disk;
-      await createDisk(disk.path, {
-        node: this.node,
-        format,
-        content,
-        ...(options === undefined ? {} : { options }),
-      });
+  /** Makes the images below /shared that are not there yet; the first boots the witness. */
+  static async makeImages(node: LabNode, disks: readonly GuestDisk[]): Promise<void> {
+    for (const [index, disk] of disks.entries()) {
+      const { path, format = 'raw', options } = disk;
+      if (path?.startsWith('/shared/') && (await node.exec(['test', '-e', path])).exitCode !== 0) {
+        const content = index === 0 ? 'boot' : disk.device === 'cdrom' || disk.readonly ? 'blank' : 'data';
+        await createDisk(path, { node, format, content, ...(options === undefined ? {} : { options }) });
+      }
     }
   }
 
@@ -102,6 +97,11 @@ export class QuiesceGuest {
     if (this.options.persistent) {
       await this.virsh('define', xml);
       await this.virsh('start', this.name);
+    } else if (this.options.disks.some(({ nbd }) => nbd !== undefined) && !this.options.unnoted) {
+      await this.virsh('create', xml, '--paused');
+      const { error } = await this.quiesce({ noteConnections: true });
+      assert.equal(error, undefined);
+      await this.virsh('resume', this.name);
     } else {
       await this.virsh('create', xml);
     }
@@ -296,17 +296,17 @@ export class QuiesceGuest {
 
   /**
    * Another guest boots from the same images, writes to them, and loses no acknowledged write of the first; that one
-   * writes nothing any more. As on another node, this qemu opens the images while the first one is still there.
+   * writes nothing any more, whatever is done to it meanwhile. As on another node, this qemu opens the images while the first one is still there.
    */
-  async runsElsewhere(): Promise<void> {
+  async runsElsewhere(meanwhile: () => Promise<unknown> = () => sleep(300)): Promise<void> {
     const left = await this.witness();
     const { serial: _, ...same } = this.options;
-    const options = { ...same, persistent: false, withoutSockets: true, env: {} };
+    const options = { ...same, persistent: false, withoutSockets: true, unnoted: true, env: {} };
     const other = new QuiesceGuest(this.node, `${this.name}-elsewhere`, options);
     await other.start();
     const begun = await other.ticks();
     assert.equal(begun.boots, left.boots + 1);
-    await sleep(300);
+    await meanwhile();
     const later = await other.ticks();
     assert.equal(later.instance, begun.instance, 'two guests write');
     assert.equal(later.boots, begun.boots);

@@ -60,6 +60,16 @@ function edge(parent: string, child: string, role: string, writes = true): Edge 
 
 const QDEV = '/machine/peripheral/virtio-disk0/virtio-backend';
 
+/** As `inspection`, with its disk served over NBD. */
+function onNbd(options: object, filename = 'nbd://10.0.0.1:10809/e', noFlush = false): Inspection {
+  const [, format] = blockdevs(1);
+  const storage = { driver: 'nbd', 'node-name': 'libvirt-1-storage', export: 'e', ...options };
+  return inspection({
+    blockdevs: [{ ...storage, cache: { direct: true, 'no-flush': noFlush } }, format ?? {}],
+    nodes: [node('libvirt-1-format'), node('libvirt-1-storage', { driver: 'nbd', filename, noFlush })],
+  });
+}
+
 /** A guest with one raw disk, in every respect as it can be proved safe; `differences` replace what differs. */
 function inspection(differences: Partial<Inspection> & { blockdevs?: object[]; options?: string[] } = {}) {
   const { blockdevs: given = blockdevs(1), options = [], ...rest } = differences;
@@ -277,17 +287,7 @@ describe('a guest is refused by name', () => {
   });
 
   test('for block drivers and options of nodes that are not on the list', () => {
-    for (const driver of [
-      'nbd',
-      'rbd',
-      'iscsi',
-      'luks',
-      'quorum',
-      'blkdebug',
-      'copy-on-read',
-      'throttle',
-      'vmdk',
-    ]) {
+    for (const driver of ['rbd', 'iscsi', 'luks', 'quorum', 'blkdebug', 'copy-on-read', 'throttle', 'vmdk']) {
       const nodes = [node('libvirt-1-format', { driver }), node('libvirt-1-storage')];
       refuses(inspection({ nodes }), new RegExp(`block driver ${driver} `));
     }
@@ -299,6 +299,21 @@ describe('a guest is refused by name', () => {
       inspection({ blockdevs: blockdevs(1, { file: { 'pr-manager': 'p' } }) }),
       /the option "pr-manager"/,
     );
+  });
+
+  test('for a server of a disk that is reached in another way than was examined, or is another than was given', () => {
+    const server = { type: 'inet', host: '10.0.0.1', port: '10809' };
+    assert.deepEqual(plan(onNbd({ server })).media[0]?.servers, [
+      { transport: 'tcp', host: '10.0.0.1', port: 10809 },
+    ]);
+    const unix = onNbd({ server: { type: 'unix', path: '/run/n' } }, 'nbd+unix:///e?socket=/run/n');
+    assert.deepEqual(plan(unix).media[0]?.servers, [{ transport: 'unix', path: '/run/n' }]);
+    refuses(onNbd({ server: { ...server, port: 'nbd' } }), /now has filename nbd:/);
+    refuses(onNbd({ server: { ...server, mptcp: true } }), /now has filename nbd:/);
+    refuses(onNbd({ server: { type: 'vsock', cid: '2', port: '10809' } }), /now has filename nbd:/);
+    refuses(onNbd({ server: { ...server, host: '10.0.0.2' } }), /now has filename nbd:\/\/10.0.0.1:10809\/e/);
+    refuses(onNbd({ server, 'tls-creds': 'tls' }), /the option "tls-creds"/);
+    refuses(onNbd({ server }, undefined, true), /cache=unsafe/);
   });
 
   test('for every way in which the live graph differs from the command line', () => {
@@ -318,7 +333,10 @@ describe('a guest is refused by name', () => {
     refuses(inspection({ graph: [job, file] }), /used by block-job job0/);
     const other: Edge = { ...root, parent: '/machine/peripheral/other' };
     refuses(inspection({ graph: [other, file] }), /used by block-backend \/machine\/peripheral\/other/);
-    refuses(inspection({ graph: [root] }), /lowest block node libvirt-1-format is not a file/);
+    refuses(
+      inspection({ graph: [root] }),
+      /lowest block node libvirt-1-format is not a file, nor on the network/,
+    );
     const data = [root, file, edge('libvirt-1-format', 'libvirt-2-storage', 'data-file')];
     const nodes = [format, storage, node('libvirt-2-storage')];
     refuses(inspection({ graph: data, nodes }), /has a "data-file" beside its file/);
