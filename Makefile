@@ -147,6 +147,7 @@ demo: setup build ## Show a guest fail over without fencing in a cluster on this
 bench: setup build ## Measure start-up, monitor and failovers beside VirtualDomain's, in half an hour (as root) [RUNS=3]
 	node test/bench/start-up.ts build/kvmha
 	node test/bench/monitor.ts 30 --json build/bench-monitor.json
+	node test/bench/proof.ts --runs $(RUNS) --json build/bench-proof.json --svg build/bench-proof.svg
 	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg
 
 lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)

@@ -1,9 +1,9 @@
-import { existsSync, realpathSync } from 'node:fs';
 import { dirname } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, messageOf } from '../error.ts';
 import { LibvirtMonitor, Virsh } from '../libvirt/virsh.ts';
-import { type Hold, holdsOf, identify, openStorage } from '../linux/open-files.ts';
+import { Mounts } from '../linux/local-mounts.ts';
+import { type Hold, holdsOf, identifyFiles, openStorage } from '../linux/open-files.ts';
 import { isAlive, type ProcessIdentity, processorTime } from '../linux/process.ts';
 import { type CommandLine, parseCommandLine } from '../qemu/command-line.ts';
 import {
@@ -210,7 +210,8 @@ export function imagesOf(qemu: QemuProcess): RunImage[] {
       ? [{ path, direct: isObject(cache) && cache['direct'] === true }]
       : [];
   });
-  const known = new Set(given.map(({ path }) => (existsSync(path) ? realpathSync(path) : path)));
+  const mounts = new Mounts('self');
+  const known = new Set(given.map(({ path }) => mounts.resolve(path)));
   const others = openPaths(qemu.pid).filter((path) => !known.has(path));
   return [...given, ...others.map((path) => ({ path, direct: false }))];
 }
@@ -229,7 +230,9 @@ function blockdevsOf(qemu: QemuProcess): CommandLine['blockdevs'] {
 /** Memory without a name in a file system is open like an image, too, but cannot be one. */
 function openPaths(pid: number): string[] {
   try {
-    return [...new Set(openStorage(pid).map(({ path }) => path))].filter((path) => existsSync(path));
+    return [...new Set(openStorage(pid).map(({ path }) => path))].filter(
+      (path) => !path.endsWith(' (deleted)'),
+    );
   } catch (error) {
     if (isKvmhaError(error, 'file')) {
       return []; // it has just ended
@@ -464,7 +467,7 @@ async function migration(
   const runstate = monitor.kind === 'status' ? monitor.runstate : undefined;
   const cameByMigration = parseCommandLine(qemu.argv).options.some(({ name }) => name === 'incoming');
   if (cameByMigration && (runstate === 'paused' || runstate === 'io-error')) {
-    return { neverRan: opensNoImageForWriting(qemu) };
+    return { neverRan: await opensNoImageForWriting(qemu, deadline) };
   }
   const handedOver =
     runstate === 'postmigrate' ||
@@ -472,7 +475,7 @@ async function migration(
   if (!handedOver) {
     return {};
   }
-  const holdsImageLock = holdsImage(qemu, ({ by }) => by === 'lock') !== false;
+  const holdsImageLock = (await holdsImage(qemu, ({ by }) => by === 'lock', deadline)) !== false;
   const mayBeOver = libvirt.kind === 'no-domain' || (libvirt.kind === 'state' && libvirt.job === false);
   const targetRunning = mayBeOver && !holdsImageLock && (await runsOnTarget(guest, uuid, qemu, deadline));
   return { migration: { targetRunning, holdsImageLock } };
@@ -482,20 +485,22 @@ async function migration(
  * QEMU opens the images of an incoming guest for writing when it is told to run it: until then the source may. Of a
  * guest without an image to be seen here nothing is known.
  */
-function opensNoImageForWriting(qemu: QemuProcess): boolean {
+async function opensNoImageForWriting(qemu: QemuProcess, deadline: Deadline): Promise<boolean> {
   return (
     imagesOf(qemu).length > 0 &&
-    holdsImage(qemu, ({ by, writable }) => by === 'descriptor' && writable) === false
+    (await holdsImage(qemu, ({ by, writable }) => by === 'descriptor' && writable, deadline)) === false
   );
 }
 
 /** Whether a qemu holds one of its images as `how` says; undefined where that cannot be seen. */
-function holdsImage(qemu: QemuProcess, how: (hold: Hold) => boolean): boolean | undefined {
+async function holdsImage(
+  qemu: QemuProcess,
+  how: (hold: Hold) => boolean,
+  deadline: Deadline,
+): Promise<boolean | undefined> {
   try {
-    return holdsOf(
-      qemu.pid,
-      imagesOf(qemu).map(({ path }) => identify(path)),
-    ).some(how);
+    const paths = imagesOf(qemu).map(({ path }) => path);
+    return holdsOf(qemu.pid, await identifyFiles(qemu.pid, paths, deadline)).some(how);
   } catch (error) {
     if (isKvmhaError(error)) {
       return undefined;

@@ -1,5 +1,8 @@
 import { readdirSync, readFileSync, readlinkSync, type Stats, statSync } from 'node:fs';
-import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import type { Deadline } from '../deadline.ts';
+import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { runChecked } from '../run.ts';
+import { deviceNumber, Mounts } from './local-mounts.ts';
 
 /** A file or block device, known by what it is and not only by a name. */
 export interface FileIdentity {
@@ -20,16 +23,68 @@ export interface Hold {
 }
 
 /**
- * Identifies the file at `path`.
+ * Identifies the files that process `pid` sees at `paths`. A name on a file system that may hang is looked up by a child,
+ * and so is one that the process has not open by that very name.
  *
- * @throws KvmhaError `file`
+ * @throws KvmhaError `file` when one is not there or its storage does not answer in time
  */
-export function identify(path: string): FileIdentity {
+export async function identifyFiles(
+  pid: number,
+  paths: readonly string[],
+  deadline: Deadline,
+): Promise<FileIdentity[]> {
+  const local = paths.length === 0 ? new Set() : openedLocally(pid);
+  const seen = (path: string) => `/proc/${pid}/root${path}`;
+  const others = paths.filter((path) => !local.has(path));
+  const told = (await identifyByChild(others.map(seen), deadline)).values();
+  return paths.map((path) => ({
+    ...(local.has(path) ? identify(seen(path)) : (told.next().value ?? identify(seen(path)))),
+    path,
+  }));
+}
+
+/** The paths that process `pid` has files open by, on file systems that cannot hang. @throws KvmhaError `file` */
+export function openedLocally(pid: number): ReadonlySet<string> {
+  return new Set(read(pid).flatMap(({ local, target }) => (local ? [target] : [])));
+}
+
+function identify(path: string): FileIdentity {
   try {
-    return identityOf(path, statSync(path));
+    const stats = statSync(path);
+    return { path, dev: stats.dev, ino: stats.ino, rdev: stats.isBlockDevice() ? stats.rdev : 0 };
   } catch (error) {
     throw new KvmhaError('file', `${path}: ${messageOf(error)}`, { cause: error });
   }
+}
+
+/** Milliseconds in which storage must tell of a file. */
+const STAT_PATIENCE = 5000;
+
+async function identifyByChild(paths: readonly string[], deadline: Deadline): Promise<FileIdentity[]> {
+  if (paths.length === 0) {
+    return [];
+  }
+  const format = '--printf=%d %i %f %t %T\\n';
+  let printed: string;
+  try {
+    printed = await runChecked('stat', ['--dereference', format, '--', ...paths], {
+      deadline: deadline.within(STAT_PATIENCE),
+      what: `stat ${paths.join(' ')}`,
+    });
+  } catch (cause) {
+    const hangs = isKvmhaError(cause, 'deadline') ? 'the storage does not answer: ' : '';
+    throw new KvmhaError('file', `${hangs}${messageOf(cause)}`, { cause });
+  }
+  return printed
+    .trimEnd()
+    .split('\n')
+    .map((line, index) => {
+      const [dev, ino, mode = '', major = '', minor = ''] = line.split(' ');
+      // File type and S_IFBLK of st_mode (inode(7)).
+      const isBlockDevice = (Number.parseInt(mode, 16) & 0o170000) === 0o060000;
+      const rdev = isBlockDevice ? deviceNumber(Number.parseInt(major, 16), Number.parseInt(minor, 16)) : 0;
+      return { path: paths[index] ?? '', dev: Number(dev), ino: Number(ino), rdev };
+    });
 }
 
 /**
@@ -47,14 +102,30 @@ export function holdsOf(pid: number, files: readonly FileIdentity[]): Hold[] {
   }
 }
 
+/** A descriptor, as `openedAt` finds it. */
+export interface Opened {
+  /** Bytes. */
+  readonly size: number;
+  readonly writable: boolean;
+}
+
 /**
- * The descriptors process `pid` has on the file that is, or was until it was unlinked, at `path`.
+ * The descriptors process `pid` has on each of the files that are, or were until they were unlinked, at `paths`: files of
+ * our own, on storage of this node.
  *
  * @throws KvmhaError `file` when /proc cannot be read
  */
-export function openedAt(pid: number, path: string): { readonly size: number; readonly writable: boolean }[] {
+export function openedAt(pid: number, paths: readonly string[]): ReadonlyMap<string, readonly Opened[]> {
   try {
-    return descriptors(pid).filter(({ target }) => target === path || target === `${path} (deleted)`);
+    const all = descriptors(pid);
+    return new Map(
+      paths.map((path) => [
+        path,
+        all
+          .filter(({ target }) => target === path || target === `${path} (deleted)`)
+          .map(({ link, writable }) => ({ size: statSync(link).size, writable })),
+      ]),
+    );
   } catch (error) {
     throw new KvmhaError('file', `the open files of process ${pid}: ${messageOf(error)}`, { cause: error });
   }
@@ -74,11 +145,11 @@ export interface StorageDescriptor {
  */
 export function openStorage(pid: number): StorageDescriptor[] {
   try {
-    return descriptors(pid).flatMap(({ number, target, stats, readsAndWrites }) => {
-      if (stats.isBlockDevice()) {
+    return descriptors(pid).flatMap(({ number, target, kind, readsAndWrites }) => {
+      if (kind === 'block-device') {
         return [{ path: target, seen: `file descriptor ${number} on a block device` }];
       }
-      return stats.isFile() && readsAndWrites
+      return kind === 'file' && readsAndWrites
         ? [{ path: target, seen: `file descriptor ${number}, open for reading and writing` }]
         : [];
     });
@@ -89,33 +160,54 @@ export function openStorage(pid: number): StorageDescriptor[] {
 
 interface Descriptor {
   readonly number: string;
+  /** Its name in /proc, and where that leads. */
+  readonly link: string;
   readonly target: string;
-  readonly stats: Stats;
-  readonly size: number;
+  /** On a file system that cannot hang. */
+  readonly local: boolean;
+  readonly identity: FileIdentity;
+  readonly kind: 'file' | 'block-device' | 'other';
   readonly writable: boolean;
   readonly readsAndWrites: boolean;
   /** The lock taken through it, as fdinfo prints it. */
   readonly lock: string | undefined;
 }
 
+function read(pid: number): Descriptor[] {
+  try {
+    return descriptors(pid);
+  } catch (error) {
+    throw new KvmhaError('file', `the open files of process ${pid}: ${messageOf(error)}`, { cause: error });
+  }
+}
+
 function descriptors(pid: number): Descriptor[] {
+  const mounts = new Mounts(pid);
   return readdirSync(`/proc/${pid}/fd`).flatMap((number) => {
     const link = `/proc/${pid}/fd/${number}`;
     try {
-      const stats = statSync(link);
+      const target = readlinkSync(link);
       const info = readFileSync(`/proc/${pid}/fdinfo/${number}`, 'utf8');
       // O_ACCMODE is 3, O_RDONLY 0, O_WRONLY 1 and O_RDWR 2 (fcntl.h); fdinfo prints the flags in octal.
       const mode = Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '2', 8) & 3;
-      const lock = /^lock:\s*(.*)$/m.exec(info)?.[1];
+      const mount = mounts.byId(/^mnt_id:\s*(\d+)/m.exec(info)?.[1] ?? '');
+      const what =
+        mount === undefined || mount.local
+          ? ofStats(target, statSync(link))
+          : {
+              identity: { path: target, dev: mount.dev, ino: inodeIn(info), rdev: 0 },
+              kind: 'file' as const,
+            };
       return [
         {
           number,
-          target: readlinkSync(link),
-          stats,
-          size: stats.size,
+          link,
+          target,
+          local: mount?.local === true,
+          ...what,
           writable: mode !== 0,
           readsAndWrites: mode === 2,
-          lock,
+          lock: /^lock:\s*(.*)$/m.exec(info)?.[1],
         },
       ];
     } catch (error) {
@@ -127,9 +219,21 @@ function descriptors(pid: number): Descriptor[] {
   });
 }
 
+/** Linux tells it from 5.14 on; without it, the file's name has to do. */
+function inodeIn(info: string): number {
+  return Number(/^ino:\s*(\d+)/m.exec(info)?.[1] ?? Number.NaN);
+}
+
+function ofStats(path: string, stats: Stats): Pick<Descriptor, 'identity' | 'kind'> {
+  const isBlockDevice = stats.isBlockDevice();
+  return {
+    identity: { path, dev: stats.dev, ino: stats.ino, rdev: isBlockDevice ? stats.rdev : 0 },
+    kind: isBlockDevice ? 'block-device' : stats.isFile() ? 'file' : 'other',
+  };
+}
+
 function descriptorHolds(pid: number, files: readonly FileIdentity[]): Hold[] {
-  return descriptors(pid).flatMap(({ number, target, stats, writable, lock }) => {
-    const opened = identityOf(target, stats);
+  return descriptors(pid).flatMap(({ number, identity: opened, writable, lock }) => {
     return files
       .filter((file) => isSame(file, opened))
       .flatMap((file) => {
@@ -167,13 +271,4 @@ function isSame(file: FileIdentity, opened: FileIdentity): boolean {
     (opened.dev === file.dev && opened.ino === file.ino) ||
     (file.rdev !== 0 && opened.rdev === file.rdev)
   );
-}
-
-function identityOf(path: string, stats: Stats): FileIdentity {
-  return { path, dev: stats.dev, ino: stats.ino, rdev: stats.isBlockDevice() ? stats.rdev : 0 };
-}
-
-/** The kernel's userland device number (makedev(3)) for devices below 4096 majors and 1048576 minors. */
-function deviceNumber(major: number, minor: number): number {
-  return (minor & 0xff) | ((major & 0xfff) << 8) | ((minor & ~0xff) * 0x1000);
 }

@@ -39,7 +39,7 @@ export async function assessGuest(
     const servers = assessment.plan.media.flatMap((medium) => medium.servers ?? []);
     return {
       ...assessment,
-      images: identifyImages(qemu.pid, files),
+      images: await identifyImages(qemu.pid, files, deadline),
       connections: await firstConnections(qemu, servers, deadline),
     };
   } catch (error) {

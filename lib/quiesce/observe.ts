@@ -78,19 +78,22 @@ export async function observeProof(
  * `cont` that was refused leaves the file's node active, read-only as it is.
  */
 export function inactiveSentinels(record: QuiesceRecord, nodes: readonly BlockNode[]): Sentinel[] {
-  return record.media
-    .map((medium) => medium.sentinel)
-    .filter((sentinel) => {
-      const node = nodes.find(({ name }) => name === sentinel.node);
-      const files = openedAt(record.qemu.pid, sentinel.path);
-      return (
-        node !== undefined &&
-        node.active !== true &&
-        nodes.some(({ name }) => name === sentinel.fileNode) &&
-        files.length > 0 &&
-        files.every((file) => !file.writable)
-      );
-    });
+  const sentinels = record.media.map((medium) => medium.sentinel);
+  const opened = openedAt(
+    record.qemu.pid,
+    sentinels.map(({ path }) => path),
+  );
+  return sentinels.filter((sentinel) => {
+    const node = nodes.find(({ name }) => name === sentinel.node);
+    const files = opened.get(sentinel.path) ?? [];
+    return (
+      node !== undefined &&
+      node.active !== true &&
+      nodes.some(({ name }) => name === sentinel.fileNode) &&
+      files.length > 0 &&
+      files.every((file) => !file.writable)
+    );
+  });
 }
 
 /**
@@ -105,12 +108,17 @@ export async function guestRanSince(
   deadline: Deadline,
 ): Promise<string | undefined> {
   const requests = await requestsMade(monitor, deadline);
-  for (const medium of record.media.filter(({ readOnly }) => !readOnly)) {
+  const writable = record.media.filter(({ readOnly }) => !readOnly);
+  const opened = openedAt(
+    record.qemu.pid,
+    writable.map(({ sentinel }) => sentinel.path),
+  );
+  for (const medium of writable) {
     const made = requests.get(medium.qdev);
     if (made !== medium.requests) {
       return `device ${medium.qdev} has made ${made ?? 'no'} requests, and ${medium.requests} before`;
     }
-    if (openedAt(record.qemu.pid, medium.sentinel.path).some(({ size }) => size !== SENTINEL_BYTES)) {
+    if (opened.get(medium.sentinel.path)?.some(({ size }) => size !== SENTINEL_BYTES)) {
       return `the sentinel of ${medium.images[0]?.path} is not as it was made`;
     }
   }

@@ -1,8 +1,8 @@
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import type { Connection } from '../linux/connections.ts';
-import { type FileStamp, stampFiles } from '../linux/file-stamp.ts';
-import { type FileIdentity, openedAt } from '../linux/open-files.ts';
+import { type FileStamp, stampFiles, stampLocalFile } from '../linux/file-stamp.ts';
+import { type FileIdentity, openedAt, openedLocally } from '../linux/open-files.ts';
 import { readOomScore, writeOomScore } from '../linux/process.ts';
 import { syncFile } from '../linux/sync.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
@@ -298,7 +298,7 @@ class Sequence {
     const cached = whole
       .filter(({ readOnly, direct }) => !readOnly && !direct)
       .flatMap(({ files }) => files.slice(0, 1));
-    identifyImages(record.qemu.pid, cached);
+    await identifyImages(record.qemu.pid, cached, this.#deadline);
     await Promise.all(cached.map((file) => syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline)));
     await this.#demandConnections(record, present);
     const media = await this.#withStamps(record.media, whole);
@@ -325,11 +325,16 @@ class Sequence {
     whole: readonly RecordedMedium[],
   ): Promise<readonly RecordedMedium[]> {
     const unseen = whole.filter(({ left }) => left === undefined);
-    const root = `/proc/${this.#target.qemu.pid}/root`;
-    const paths = unseen.flatMap(({ files }) => files.map((file) => `${root}${file}`));
+    const { pid } = this.#target.qemu;
+    const files = unseen.flatMap((medium) => medium.files);
+    const paths = files.map((file) => `/proc/${pid}/root${file}`);
     let stamps: readonly FileStamp[];
     try {
-      stamps = await stampFiles(paths, this.#deadline.within(STAMP_PATIENCE));
+      // A child that looks takes longer than all the rest of the sequence.
+      const local = openedLocally(pid);
+      stamps = files.every((file) => local.has(file))
+        ? paths.map(stampLocalFile)
+        : await stampFiles(paths, this.#deadline.within(STAMP_PATIENCE));
     } catch (error) {
       if (isKvmhaError(error)) {
         return media;
@@ -496,7 +501,11 @@ class Sequence {
 
 /** @throws KvmhaError `file` where qemu has a sentinel's file not open by its name */
 function demandSentinels(pid: number, media: readonly RecordedMedium[]): void {
-  const unseen = media.find(({ sentinel }) => openedAt(pid, sentinel.path).length === 0);
+  const opened = openedAt(
+    pid,
+    media.map(({ sentinel }) => sentinel.path),
+  );
+  const unseen = media.find(({ sentinel }) => opened.get(sentinel.path)?.length === 0);
   if (unseen !== undefined) {
     const { path } = unseen.sentinel;
     const why = 'it was moved or replaced, so that nothing shows whether its node is inactive';

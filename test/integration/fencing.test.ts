@@ -218,6 +218,15 @@ describe('the fencing stage on storage that hangs or fails', {
     answers(await guest.probe(), 7);
   });
 
+  test('answers in time where not even the names of the images can be looked up', async () => {
+    const { file, guest } = await onFuse('unseen', 'writeback');
+    await using _file = file;
+    await file.hang();
+    answers(await guest.stop({ meta }), 1, /does not die/);
+    await file.resume();
+    answers(await guest.stop({ meta }), 0);
+  });
+
   test('waits for a thread that outlives its qemu also where the guest has no uuid', async () => {
     const { file, guest } = await dying('zombien', { uuid: 'none' });
     await using _file = file;

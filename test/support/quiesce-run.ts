@@ -178,7 +178,8 @@ async function carryOut(order: Order): Promise<Report> {
       const elsewhere = async () => answers.next().value ?? undefined;
       return { ...report(), resumed: await resume(target, elsewhere, deadline, onStep) };
     }
-    return { ...report(), outcome: await quiesce(target, deadline, onStep) };
+    const outcome = await quiesce(target, deadline, onStep);
+    return { ...report(), outcome };
   } catch (error) {
     return { ...report(), error: messageOf(error) };
   } finally {
