@@ -10,38 +10,16 @@ import { crmMonArguments, parseClusterView } from '../../lib/cluster/cluster-vie
 import { bannedId, withBans } from '../../lib/cluster/destination.ts';
 import { Deadline, sleep } from '../../lib/deadline.ts';
 import { Lab } from '../lab/client.ts';
+import { scriptedAgent } from './scripted-agent.ts';
 
 const directory = resolve(process.argv[2] ?? join(import.meta.dirname, '../unit/cluster/recorded'));
 mkdirSync(directory, { recursive: true });
 
 /** An agent whose stop fails or takes long when a file says so. */
-const AGENT = `#!/bin/sh
-state=/run/kvmhatest-$OCF_RESOURCE_INSTANCE
-case $1 in
-  start) touch "$state" ;;
-  stop) [ -e /run/kvmhatest-fail ] && exit 1
-        while [ -e /run/kvmhatest-wait ]; do sleep 0.1; done
-        rm -f "$state" ;;
-  monitor) [ -e "$state" ] || exit 7 ;;
-  meta-data) cat <<END
-<?xml version="1.0"?>
-<resource-agent name="Guest" version="1.0">
-<version>1.0</version>
-<longdesc lang="en">Test</longdesc>
-<shortdesc lang="en">Test</shortdesc>
-<parameters/>
-<actions>
-<action name="start" timeout="20s"/>
-<action name="stop" timeout="60s"/>
-<action name="monitor" timeout="20s" interval="10s"/>
-<action name="meta-data" timeout="5s"/>
-</actions>
-</resource-agent>
-END
-  ;;
-esac
-exit 0
-`;
+const AGENT = scriptedAgent(
+  'Guest',
+  '[ -e /run/kvmhatest-fail ] && exit 1; while [ -e /run/kvmhatest-wait ]; do sleep 0.1; done',
+);
 
 const FENCE_AGENT = `#!/bin/sh
 read -r line

@@ -5,6 +5,7 @@ import { isComplete } from '../../lib/quiesce/proof.ts';
 import type { LabNode } from '../lab/client.ts';
 import { block, changed } from '../support/documentation.ts';
 import { journal, Watch } from '../support/watch.ts';
+import { scriptedAgent } from './scripted-agent.ts';
 import { Cluster, type ClusterGuest } from './support.ts';
 
 /** No monitor comes within the test but the one that follows a start: what is noticed later, the watcher has heard. */
@@ -15,31 +16,7 @@ const ACTION_REQUIRED = 'mce 0 9 0xbd80000000000134 0x7 0x1000 0x8c';
 
 /** An agent whose stop takes as long as a file is there. */
 const GATE = '/usr/lib/ocf/resource.d/kvmhatest/Gate';
-const GATE_AGENT = `#!/bin/sh
-state=/run/gate-$OCF_RESOURCE_INSTANCE
-case $1 in
-  start) touch "$state" ;;
-  stop) while [ -e /run/gate ]; do sleep 0.1; done; rm -f "$state" ;;
-  monitor) [ -e "$state" ] || exit 7 ;;
-  meta-data) cat <<END
-<?xml version="1.0"?>
-<resource-agent name="Gate" version="1.0">
-<version>1.0</version>
-<longdesc lang="en">Test</longdesc>
-<shortdesc lang="en">Test</shortdesc>
-<parameters/>
-<actions>
-<action name="start" timeout="20s"/>
-<action name="stop" timeout="120s"/>
-<action name="monitor" timeout="20s" interval="10s"/>
-<action name="meta-data" timeout="5s"/>
-</actions>
-</resource-agent>
-END
-  ;;
-esac
-exit 0
-`;
+const GATE_AGENT = scriptedAgent('Gate', 'while [ -e /run/gate ]; do sleep 0.1; done');
 
 describe('a cluster with a watcher on every node', () => {
   let cluster: Cluster;

@@ -11,7 +11,8 @@ import {
 import type { ClusterNode, ClusterResource } from '../../../lib/cluster/cluster-view.ts';
 import type { Operation, SurveyedCluster } from '../../../lib/cluster/survey.ts';
 import { recordedSurvey } from '../cluster/recorded.ts';
-import { HEALTHY_NODE } from '../cluster/views.ts';
+import { HEALTHY_NODE, STARTED_RESOURCE } from '../cluster/views.ts';
+import { RUNNING_GUEST } from './reports.ts';
 
 const WATCHER: LocalWatcher = {
   state: 'running',
@@ -22,32 +23,9 @@ const WATCHER: LocalWatcher = {
 
 const NODE: ClusterNode = { name: 'node1', ...HEALTHY_NODE };
 
-const RESOURCE: ClusterResource = {
-  collective: undefined,
-  managed: true,
-  maintenance: false,
-  blocked: false,
-  failed: false,
-  orphaned: false,
-  role: 'Started',
-  targetRole: undefined,
-  activeOn: ['node2'],
-};
+const RESOURCE: ClusterResource = { ...STARTED_RESOURCE, activeOn: ['node2'] };
 
-const GUEST: GuestReport = {
-  name: 'web',
-  uuid: '11111111-1111-4222-8333-444444444444',
-  resource: 'web',
-  state: 'running',
-  reason: 'QMP says running',
-  fault: null,
-  since: '2026-11-25T02:01:07.123Z',
-  qemu: { pid: 318, memory: 3 * 1024 ** 3 },
-  proof: null,
-  postmortem: null,
-  disk: null,
-  attention: null,
-};
+const GUEST: GuestReport = { ...RUNNING_GUEST, resource: 'web' };
 
 const KEPT: GuestReport = {
   ...GUEST,

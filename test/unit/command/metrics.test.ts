@@ -9,20 +9,12 @@ import { GUEST_STATES } from '../../../lib/state/classify.ts';
 import { parseJournal } from '../../../lib/timeline/journal-lines.ts';
 import { readExposition } from '../../support/exposition.ts';
 import { recordedLines } from '../timeline/recorded.ts';
+import { RUNNING_GUEST } from './reports.ts';
 
 const RUNNING: GuestReport = {
-  name: 'web',
-  uuid: '11111111-1111-4222-8333-444444444444',
-  resource: 'vm-web',
-  state: 'running',
-  reason: 'QMP says running',
-  fault: null,
+  ...RUNNING_GUEST,
   since: '2026-11-25T02:00:00.500Z',
   qemu: { pid: 318, memory: 4096 },
-  proof: null,
-  postmortem: null,
-  disk: null,
-  attention: null,
 };
 
 const KEPT: GuestReport = {

@@ -9,23 +9,10 @@ import {
 } from '../../../agent/command/status-text.ts';
 import { table } from '../../../agent/command/table.ts';
 import { GUEST_STATES } from '../../../lib/state/classify.ts';
+import { RUNNING_GUEST } from './reports.ts';
 
-const running: GuestReport = {
-  name: 'web',
-  uuid: '11111111-1111-4222-8333-444444444444',
-  resource: 'vm-web',
-  state: 'running',
-  reason: 'QMP says running',
-  fault: null,
-  since: '2026-11-25T02:01:07.123Z',
-  qemu: { pid: 318, memory: 3 * 1024 ** 3 },
-  proof: null,
-  postmortem: null,
-  disk: null,
-  attention: null,
-};
 const preserved: GuestReport = {
-  ...running,
+  ...RUNNING_GUEST,
   name: 'db',
   state: 'quiesced-failover-safe',
   fault: 'io-error',
@@ -49,7 +36,7 @@ function report(...guests: GuestReport[]): StatusReport {
 describe('the list of guests', () => {
   test('has a column for what is known, and none for what no guest has', () => {
     assert.equal(
-      renderStatus(report(running)),
+      renderStatus(report(RUNNING_GUEST)),
       'GUEST  STATE    SINCE                 QEMU  MEMORY   RESOURCE\n' +
         'web    running  2026-11-25T02:01:07Z  318   3.0 GiB  vm-web\n',
     );
@@ -57,7 +44,7 @@ describe('the list of guests', () => {
 
   test('says beneath what needs attention', () => {
     assert.equal(
-      renderStatus(report(preserved, running)),
+      renderStatus(report(preserved, RUNNING_GUEST)),
       'GUEST  STATE                   SINCE                 FAULT     QEMU  MEMORY   PROOF     RESOURCE\n' +
         'db     quiesced-failover-safe  2026-11-25T02:01:07Z  io-error  99    45 MiB   complete  vm-web\n' +
         'web    running                 2026-11-25T02:01:07Z            318   3.0 GiB            vm-web\n' +
@@ -78,7 +65,10 @@ describe('the list of guests', () => {
     const postmortem = { directory: '/d', why: null };
     const note = (state: 'running' | 'done' | 'failed' | 'lost') =>
       renderStatus(
-        report({ ...running, postmortem: { ...postmortem, state, why: state === 'failed' ? 'full' : null } }),
+        report({
+          ...RUNNING_GUEST,
+          postmortem: { ...postmortem, state, why: state === 'failed' ? 'full' : null },
+        }),
       );
     assert.match(note('running'), /web: a post-mortem is being collected in \/d\./);
     assert.match(note('done'), /web: a post-mortem is in \/d\./);
@@ -87,7 +77,7 @@ describe('the list of guests', () => {
   });
 
   test('does not let a name control the terminal', () => {
-    const text = renderStatus(report({ ...running, name: '\u001b[31mred\nblue' }));
+    const text = renderStatus(report({ ...RUNNING_GUEST, name: '\u001b[31mred\nblue' }));
     assert.match(text, /^\[31mred blue /m);
     assert.ok(!text.includes('\u001b'));
   });
@@ -96,13 +86,13 @@ describe('the list of guests', () => {
 describe('whether all is well', () => {
   test('it is with guests that need no attention, and with none', () => {
     assert.ok(isWell(report()));
-    assert.ok(isWell(report(running)));
+    assert.ok(isWell(report(RUNNING_GUEST)));
   });
 
   test('it is not when a guest needs attention, a record cannot be read or libvirt is silent', () => {
-    assert.ok(!isWell(report(running, preserved)));
-    assert.ok(!isWell({ ...report(running), problems: ['a record is damaged'] }));
-    assert.ok(!isWell({ ...report(running), libvirtSilent: 'connection refused' }));
+    assert.ok(!isWell(report(RUNNING_GUEST, preserved)));
+    assert.ok(!isWell({ ...report(RUNNING_GUEST), problems: ['a record is damaged'] }));
+    assert.ok(!isWell({ ...report(RUNNING_GUEST), libvirtSilent: 'connection refused' }));
   });
 
   test('what kept the list from being complete is told', () => {
