@@ -1,3 +1,5 @@
+import { secureEnvironment } from './environment-for-programs.ts';
+
 /**
  * Runs one of the resource agents or the operator's command, whichever the name it was called under says. The cluster
  * calls the agents by links to the binary in /usr/lib/ocf/resource.d/kvmha.
@@ -12,6 +14,7 @@ export async function runAs(
   args: readonly string[],
   quickLookFailed: boolean,
 ): Promise<number> {
+  secureEnvironment(process.env);
   switch (name) {
     case 'KvmGuest': {
       const { runAgent } = await import('./ocf/main.ts');

@@ -97,7 +97,9 @@ async function pack(script: string, program: string): Promise<void> {
     useCodeCache: true,
     // What the agent prints on standard error ends up in the cluster's log, and what it does must not depend
     // on a NODE_OPTIONS of the operator's shell.
-    execArgv: ['--no-warnings'],
+    // What OPENSSL_CONF names could load a library into the binary, and SIGUSR1 would open a debugger's port, to which
+    // every local user could connect and then be root.
+    execArgv: ['--no-warnings', '--disable-sigusr1', '--openssl-config=/dev/null'],
     execArgvExtension: 'none',
   };
   const target = {

@@ -173,7 +173,10 @@ export async function startResources(
       const action = active.includes(name) ? (kind === 'pool' ? 'refresh' : undefined) : 'start';
       if (action !== undefined) {
         log.info(`virsh ${kind}-${action} ${name}`);
-        await virsh.command([`${kind}-${action}`, name], deadline);
+        await virsh.command(
+          [`${kind}-${action}`, `--${kind === 'pool' ? 'pool' : 'network'}=${name}`],
+          deadline,
+        );
       }
     }
   }

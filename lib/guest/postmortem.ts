@@ -145,7 +145,9 @@ export async function collectPostmortem(
   // QEMU serves one client at a time, and the cluster's monitor wants to ask, too.
   seen.monitor?.close();
   const name = seen.uuid ?? guest.name;
-  await keep('domain.xml', () => guest.virsh.command(['dumpxml', name], deadline.within(PATIENCE)));
+  await keep('domain.xml', () =>
+    guest.virsh.command(['dumpxml', `--domain=${name}`], deadline.within(PATIENCE)),
+  );
   await keep('libvirt.txt', () => libvirtText(guest, name, deadline));
   const dump = dumpName(options.format);
   try {

@@ -264,7 +264,7 @@ export function describeDomain(domain: Element): DomainXml {
   };
 }
 
-/** libvirt refuses a newline and, for QEMU, a slash (virDomainDefPostParse); control characters we refuse. */
+/** libvirt refuses a newline and, for QEMU, a slash (virDomainDefPostParse); control characters we refuse, and surrogates. */
 function nameOf(domain: Element): string {
   const names = children(domain, 'name');
   const name = names[0]?.textContent ?? '';
@@ -274,8 +274,10 @@ function nameOf(domain: Element): string {
   if (name.trim() === '') {
     throw new Error('the domain has no <name>');
   }
-  if (/[/\p{Cc}]/u.test(name)) {
-    throw new Error(`the domain's name has a slash or a control character: ${JSON.stringify(name)}`);
+  if (/[/\p{Cc}]/u.test(name) || !name.isWellFormed()) {
+    throw new Error(
+      `the domain's name has a slash, a control character or half a character: ${JSON.stringify(name)}`,
+    );
   }
   return name;
 }

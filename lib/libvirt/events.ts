@@ -7,6 +7,12 @@ export interface DomainEvent {
   readonly event: QmpEvent;
 }
 
+/** More than virsh prints on a line: what is longer is none of its events, and is not kept. */
+const MAX_LINE = 64 * 1024;
+
+/** The lines of a memory failure that are used. */
+const DETAILS: ReadonlySet<string> = new Set(['recipient', 'action', 'action required', 'recursive']);
+
 /**
  * Reads what `virsh event --all --loop` prints, in whatever pieces it comes. Events that say nothing of a guest's
  * health are left out.
@@ -21,7 +27,7 @@ export class VirshEvents {
 
   push(text: string): DomainEvent[] {
     const lines = `${this.#rest}${text}`.split('\n');
-    this.#rest = lines.pop() ?? '';
+    this.#rest = (lines.pop() ?? '').slice(0, MAX_LINE);
     return lines.flatMap((line) => this.#take(line) ?? []);
   }
 
@@ -42,7 +48,9 @@ export class VirshEvents {
       return undefined;
     }
     const { domain, words } = this.#failure;
-    words.set(name, value);
+    if (DETAILS.has(name)) {
+      words.set(name, value);
+    }
     // It is the last.
     if (name !== 'recursive') {
       return undefined;
@@ -62,26 +70,26 @@ export class VirshEvents {
 }
 
 /** libvirt's words for what QEMU did about an I/O error (virDomainEventIOErrorAction). */
-const IO_ERROR_ACTIONS: Readonly<Record<string, string>> = {
-  pause: 'stop',
-  report: 'report',
-  none: 'ignore',
-};
+const IO_ERROR_ACTIONS: ReadonlyMap<string, string> = new Map([
+  ['pause', 'stop'],
+  ['report', 'report'],
+  ['none', 'ignore'],
+]);
 
 /** libvirt's words for what happened to a domain (virDomainEventType). */
-const LIFECYCLE: Readonly<Record<string, string>> = {
-  Suspended: 'STOP',
-  Resumed: 'RESUME',
-  Stopped: 'SHUTDOWN',
-  Shutdown: 'SHUTDOWN',
-  Crashed: 'GUEST_PANICKED',
-};
+const LIFECYCLE: ReadonlyMap<string, string> = new Map([
+  ['Suspended', 'STOP'],
+  ['Resumed', 'RESUME'],
+  ['Stopped', 'SHUTDOWN'],
+  ['Shutdown', 'SHUTDOWN'],
+  ['Crashed', 'GUEST_PANICKED'],
+]);
 
 function eventOf(kind: string, more: string): QmpEvent | undefined {
   const time = undefined;
   switch (kind) {
     case 'lifecycle': {
-      const event = LIFECYCLE[more.split(' ')[0] ?? ''];
+      const event = LIFECYCLE.get(more.split(' ')[0] ?? '');
       return event === undefined ? undefined : { event, data: {}, time };
     }
     // The event "io-error" comes with it and says less.
@@ -92,7 +100,7 @@ function eventOf(kind: string, more: string): QmpEvent | undefined {
       const data = {
         device,
         operation: 'unknown',
-        action: IO_ERROR_ACTIONS[action] ?? action,
+        action: IO_ERROR_ACTIONS.get(action) ?? action,
         nospace: reason === 'enospc',
       };
       return { event: 'BLOCK_IO_ERROR', data, time };

@@ -61,8 +61,9 @@ export class Virsh {
   async look(uuid: string, deadline: Deadline): Promise<LibvirtView> {
     try {
       const text = await this.command(['domstate', '--reason', uuid], deadline);
-      const match = /^([^(]*?) *(?:\((.*)\))?\s*$/.exec(text.trim());
-      return { kind: 'state', state: match?.[1] ?? text.trim(), reason: match?.[2] ?? '' };
+      const said = text.trim().slice(0, MAX_WORDS);
+      const [, state = said, reason = ''] = /^([^(]*)\((.*)\)$/.exec(said) ?? [];
+      return { kind: 'state', state: state.trim(), reason };
     } catch (error) {
       if (isKvmhaError(error, 'no-domain')) {
         return { kind: 'no-domain' };
@@ -125,7 +126,7 @@ export class LibvirtMonitor implements Monitor {
     }
     const error = isObject(reply) ? reply['error'] : undefined;
     if (isObject(error)) {
-      throw new QmpError(command, String(error['class']), String(error['desc']));
+      throw QmpError.from(command, error);
     }
     if (!isObject(reply) || reply['return'] === undefined) {
       throw new KvmhaError('protocol', `${command}: the reply has neither return nor error`);

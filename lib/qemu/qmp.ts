@@ -20,6 +20,16 @@ export class QmpError extends KvmhaError {
     super('qmp-error', `${command}: ${description}`);
     this.class = errorClass;
   }
+
+  /** @param error what stands under `error` in the reply to `command` */
+  static from(command: string, error: { readonly [key: string]: Json }): QmpError {
+    const { class: errorClass, desc } = error;
+    return new QmpError(
+      command,
+      typeof errorClass === 'string' ? errorClass : 'GenericError',
+      typeof desc === 'string' ? desc : `QEMU does not say why not: ${JSON.stringify(error).slice(0, 200)}`,
+    );
+  }
 }
 
 /** Something that passes QMP commands to one guest's QEMU: its own socket, or libvirt. */
@@ -55,7 +65,9 @@ export class QmpSocket implements Monitor {
   /** Resolves with the reason when the session has ended, by whoever. */
   readonly ended: Promise<KvmhaError>;
   #tellEnd: (error: KvmhaError) => void = () => {};
-  #received = '';
+  /** What has come of a message that has not ended yet, and how many characters these are. */
+  #received: string[] = [];
+  #length = 0;
   #nextId = 1;
   #ended: KvmhaError | undefined;
   #waiting: Waiting | undefined;
@@ -146,19 +158,24 @@ export class QmpSocket implements Monitor {
   }
 
   #receive(text: string): void {
-    this.#received += text;
-    for (;;) {
-      const end = this.#received.indexOf('\n');
-      if (end < 0) {
-        break;
-      }
-      const line = this.#received.slice(0, end);
-      this.#received = this.#received.slice(end + 1);
+    let from = 0;
+    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', from)) {
+      this.#received.push(text.slice(from, end));
+      const line = this.#received.join('');
+      this.#received = [];
+      this.#length = 0;
+      from = end + 1;
       if (line.trim() !== '') {
         this.#take(line);
       }
+      if (this.#ended !== undefined) {
+        return;
+      }
     }
-    if (this.#received.length > MAX_MESSAGE_BYTES) {
+    this.#received.push(text.slice(from));
+    this.#length += text.length - from;
+    if (this.#length > MAX_MESSAGE_BYTES) {
+      this.#received = [];
       this.#fail('sent a message without end');
     }
   }
@@ -191,7 +208,7 @@ export class QmpSocket implements Monitor {
     this.#waiting = undefined;
     const error = message['error'];
     if (isObject(error)) {
-      waiting.reject(new QmpError(waiting.command, String(error['class']), String(error['desc'])));
+      waiting.reject(QmpError.from(waiting.command, error));
     } else if ('return' in message) {
       waiting.resolve(message['return'] as Json);
     } else {

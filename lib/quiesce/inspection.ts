@@ -193,7 +193,12 @@ function requestsIn(stats: Json | undefined): number {
   }
   return Object.entries(stats)
     .filter(([key]) => key.endsWith('_operations'))
-    .reduce((sum, [, count]) => sum + Number(count), 0);
+    .reduce((sum, [key, count]) => {
+      if (typeof count !== 'number') {
+        throw new KvmhaError('protocol', `query-blockstats: ${key} is no number`);
+      }
+      return sum + count;
+    }, 0);
 }
 
 function qdevOf(entry: JsonObject): string {

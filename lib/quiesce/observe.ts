@@ -153,9 +153,11 @@ export class VcpuWatch {
   static async begin(pid: number, monitor: Monitor, deadline: Deadline): Promise<VcpuWatch> {
     await quietRunstate(monitor, deadline);
     const cpus = await monitor.execute('query-cpus-fast', {}, deadline);
-    const threads = (Array.isArray(cpus) ? cpus : []).map((cpu) =>
-      isObject(cpu) ? Number(cpu['thread-id']) : 0,
-    );
+    const threads = (Array.isArray(cpus) ? cpus : []).map((cpu) => {
+      const thread = isObject(cpu) ? cpu['thread-id'] : undefined;
+      // 0 is no thread, and no processor time of it is found.
+      return typeof thread === 'number' && Number.isSafeInteger(thread) ? thread : 0;
+    });
     if (threads.length === 0) {
       throw new KvmhaError('protocol', 'query-cpus-fast lists no vCPU');
     }
@@ -192,8 +194,13 @@ export class VcpuWatch {
 /** @throws KvmhaError when the vCPUs run, or may begin to without a command */
 async function quietRunstate(monitor: Monitor, deadline: Deadline): Promise<string> {
   const status = await monitor.execute('query-status', {}, deadline);
-  const runstate = isObject(status) ? String(status['status']) : '';
-  if (!isObject(status) || status['running'] !== false || !isQuiet(runstate)) {
+  const runstate = isObject(status) ? status['status'] : undefined;
+  if (
+    !isObject(status) ||
+    status['running'] !== false ||
+    typeof runstate !== 'string' ||
+    !isQuiet(runstate)
+  ) {
     throw new KvmhaError('protocol', `query-status says ${JSON.stringify(status)}`);
   }
   return runstate;
@@ -282,8 +289,10 @@ async function migrationBlocked(
 ): Promise<Finding> {
   const migration = await monitor.execute('query-migrate', {}, deadline);
   const reasons = isObject(migration) ? migration['blocked-reasons'] : undefined;
-  const own = (Array.isArray(reasons) ? reasons.map(String) : []).find((reason) =>
-    record.media.some(({ sentinel }) => reason.includes(`'${sentinel.node}'`)),
+  const own = (Array.isArray(reasons) ? reasons : []).find(
+    (reason): reason is string =>
+      typeof reason === 'string' &&
+      record.media.some(({ sentinel }) => reason.includes(`'${sentinel.node}'`)),
   );
   return own === undefined ? no('QEMU names nothing that blocks saving and migrating') : yes(own);
 }

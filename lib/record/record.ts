@@ -1,5 +1,5 @@
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { isAbsolute, join, normalize } from 'node:path';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
 import type { Connection } from '../linux/connections.ts';
 import type { FileStamp } from '../linux/file-stamp.ts';
@@ -140,7 +140,8 @@ function recordPath(uuid: string): string {
   return join(domainDirectory(uuid), 'quiesce.json');
 }
 
-function parseRecord(text: string, path: string): QuiesceRecord {
+/** A record from its text. @param path for messages @throws KvmhaError `malformed` */
+export function parseRecord(text: string, path: string): QuiesceRecord {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -161,29 +162,47 @@ function isRecord(value: unknown): value is QuiesceRecord {
     record !== null &&
     typeof record.name === 'string' &&
     typeof record.uuid === 'string' &&
-    typeof record.qemu?.pid === 'number' &&
-    typeof record.qemu.startTime === 'number' &&
+    isProcess(record.qemu) &&
     typeof record.durable === 'boolean' &&
     typeof record.wasRunning === 'boolean' &&
+    // What is open below these is not taken for an image.
     Array.isArray(record.memory) &&
+    record.memory.every(isPathOfSomething) &&
     Array.isArray(record.interfaces) &&
+    record.interfaces.every((name) => typeof name === 'string') &&
+    (record.resuming === undefined || record.resuming === true) &&
+    (record.wasPreserved === undefined || record.wasPreserved === true) &&
     Array.isArray(record.media) &&
     record.media.length > 0 &&
     record.media.every(
       (medium) =>
         typeof medium?.qdev === 'string' &&
         typeof medium.readOnly === 'boolean' &&
-        typeof medium.requests === 'number' &&
+        isCount(medium.requests) &&
         Array.isArray(medium.nodes) &&
         Array.isArray(medium.images) &&
         (medium.images.length > 0 || (Array.isArray(medium.servers) && medium.servers.length > 0)) &&
         medium.images.every(
           (image: Partial<FileIdentity> | null) =>
-            typeof image?.path === 'string' && typeof image.ino === 'number',
+            isPathOfSomething(image?.path) && [image?.dev, image?.ino, image?.rdev].every(isCount),
         ) &&
-        typeof medium.sentinel?.path === 'string' &&
+        isPathOfSomething(medium.sentinel?.path) &&
         typeof medium.sentinel.node === 'string' &&
         typeof medium.sentinel.fileNode === 'string',
     )
   );
+}
+
+function isProcess(value: unknown): value is ProcessIdentity {
+  const { pid, startTime } = (value ?? {}) as Partial<ProcessIdentity>;
+  return isCount(pid) && Number(pid) > 0 && isCount(startTime);
+}
+
+function isCount(value: unknown): value is number {
+  return typeof value === 'number' && Number.isInteger(value) && value >= 0;
+}
+
+/** An absolute path, and not that of everything. */
+function isPathOfSomething(value: unknown): value is string {
+  return typeof value === 'string' && isAbsolute(value) && normalize(value) !== '/' && !value.includes('\0');
 }

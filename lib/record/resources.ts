@@ -7,7 +7,7 @@ export const RESOURCE_DIRECTORY = join(STATE_DIRECTORY, 'resources');
 
 /** The file in which the agent remembers which guest a resource is (see lib/libvirt/domain-identity.ts). */
 export function resourceFile(instance: string): string {
-  const name = encodeURIComponent(instance).replaceAll('.', '%2E').slice(0, 200);
+  const name = encodeURIComponent(instance.toWellFormed()).replaceAll('.', '%2E').slice(0, 200);
   return join(RESOURCE_DIRECTORY, `${name}.json`);
 }
 

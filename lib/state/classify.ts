@@ -120,13 +120,18 @@ function underHeldFault(judgement: Judgement, { heldFault }: Observation): Judge
  */
 function isPreserved(observation: Observation): boolean {
   const { process, proof } = observation;
-  return isComplete(proof) && process.kind === 'alive' && !process.stopped && !vcpusAreSaidToRun(observation);
+  return (
+    isComplete(proof) &&
+    process.kind === 'alive' &&
+    process.stopped === false &&
+    !vcpusAreSaidToRun(observation)
+  );
 }
 
 /** libvirt's label counts here only where QMP did not answer: it stays `running` when libvirt missed the STOP. */
 function vcpusAreSaidToRun({ monitor, libvirt, vcpusUseTime }: Observation): boolean {
   if (monitor.kind === 'status') {
-    return monitor.running || monitor.runstate === 'running';
+    return monitor.running !== false || monitor.runstate === 'running';
   }
   return libvirt.kind === 'state'
     ? libvirt.state === 'running' || libvirt.state === 'idle'

@@ -85,6 +85,21 @@ describe('the binary', () => {
     assert.equal(stdout, source('ocf-metadata.xml'));
     assert.equal(status, 0);
   });
+
+  test('does not heed OPENSSL_CONF, which could load a library into it', (t) => {
+    const directory = mkdtempSync(join(tmpdir(), 'kvmha-openssl-'));
+    t.after(() => rmSync(directory, { recursive: true, force: true }));
+    const configuration = join(directory, 'openssl.cnf');
+    const engine = '[init]\nengines = all\n[all]\nx = x\n[x]\ndynamic_path = /nonexistent.so\ninit = 1\n';
+    writeFileSync(configuration, `nodejs_conf = init\nopenssl_conf = init\n${engine}`);
+    const env = { OPENSSL_CONF: configuration };
+    const node = spawnSync(process.execPath, ['-p', '1'], { env, encoding: 'utf8' });
+    assert.match(node.stderr, /nonexistent/, 'Node itself does not heed it any more');
+    const { status, stdout, stderr } = spawnSync(join(root, AGENT), ['meta-data'], { env, encoding: 'utf8' });
+    assert.equal(stderr, '');
+    assert.equal(stdout, source('ocf-metadata.xml'));
+    assert.equal(status, 0);
+  });
 });
 
 describe('make install', () => {

@@ -160,7 +160,10 @@ async function runningFacts(
           refusals: silentStorage ? unknown('its storage does not answer') : await refusalsOf(seen, deadline),
           definition: await attempt(async () =>
             parseDefinition(
-              await guest.virsh.command(['dumpxml', guest.uuid ?? qemu.uuid ?? guest.name], deadline),
+              await guest.virsh.command(
+                ['dumpxml', `--domain=${guest.uuid ?? qemu.uuid ?? guest.name}`],
+                deadline,
+              ),
               guest.name,
             ),
           ),

@@ -37,10 +37,10 @@ export function collectImages(disks: readonly DiskXml[], deadline: Deadline): Pr
 async function lookAt(path: string, deadline: Deadline): Promise<Pick<ImageFacts, 'file' | 'hangs'>> {
   try {
     const resolved = (
-      await runChecked('realpath', ['--canonicalize-existing', '--zero', path], { deadline })
+      await runChecked('realpath', ['--canonicalize-existing', '--zero', '--', path], { deadline })
     ).replace(/\0.*$/s, '');
     const paths = [resolved, ...foldersAbove(resolved)];
-    const lines = await runChecked('stat', ['--printf', '%f %u %g\\n', ...paths], { deadline });
+    const lines = await runChecked('stat', ['--printf', '%f %u %g\\n', '--', ...paths], { deadline });
     const access = lines.split('\n').flatMap((line, index): FileAccess[] => {
       const [mode = '', uid, gid] = line.split(' ');
       const of = paths[index];
@@ -70,7 +70,7 @@ async function lookAt(path: string, deadline: Deadline): Promise<Pick<ImageFacts
  */
 export async function silenceOf(path: string, deadline: Deadline): Promise<string | undefined> {
   try {
-    await run('stat', [path], { deadline: deadline.within(PATIENCE), what: `stat ${path}` });
+    await run('stat', ['--', path], { deadline: deadline.within(PATIENCE), what: `stat ${path}` });
     return undefined;
   } catch (error) {
     if (isKvmhaError(error)) {
