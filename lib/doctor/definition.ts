@@ -151,7 +151,11 @@ function refusedDisk(disk: Element): string[] {
     text(driver, 'iothread_vq_mapping') !== undefined || select(disk, 'driver/iothreads').length > 0
       ? 'has its queues in several iothreads'
       : '',
-    select(disk, 'encryption').length + select(disk, 'source/encryption').length > 0 ? 'is encrypted' : '',
+    [...select(disk, 'encryption'), ...select(disk, 'source/encryption')].some(
+      (encryption) => text(encryption, 'format') !== 'luks',
+    )
+      ? 'is encrypted by something else than LUKS'
+      : '',
     select(disk, 'source/slices').length > 0 ? 'is a slice of its image' : '',
     select(disk, 'transient').length > 0 ? 'is transient' : '',
   ];

@@ -141,7 +141,14 @@ export const OBJECTS: ReadonlySet<string> = new Set([
 export const NET_BACKENDS: ReadonlySet<string> = new Set(['tap', 'bridge', 'user', 'hubport']);
 
 /** Block drivers of the nodes that a disk may consist of. */
-export const BLOCK_DRIVERS: ReadonlySet<string> = new Set(['raw', 'qcow2', 'file', 'host_device', 'nbd']);
+export const BLOCK_DRIVERS: ReadonlySet<string> = new Set([
+  'raw',
+  'qcow2',
+  'file',
+  'host_device',
+  'nbd',
+  'luks',
+]);
 
 /** Those of them that open a file or block device of the host. */
 export const FILE_DRIVERS: ReadonlySet<string> = new Set(['file', 'host_device']);
@@ -163,6 +170,9 @@ export const NODE_OPTIONS: ReadonlySet<string> = new Set([
   'detect-zeroes',
   'aio',
   'locking',
+  // of LUKS, by itself and in qcow2
+  'key-secret',
+  'encrypt',
   // of NBD
   'server',
   'export',

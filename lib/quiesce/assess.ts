@@ -271,6 +271,10 @@ function refusedOptionsOf(
   if (differences.length > 0) {
     return `block node ${node.name} now has ${differences.join(', ')}, other than on qemu's command line`;
   }
+  const encrypt = options['encrypt'];
+  if (isObject(encrypt) && encrypt['format'] !== 'luks') {
+    return `block node ${node.name} is encrypted by ${JSON.stringify(encrypt['format'])}, which has not been shown to be safe`;
+  }
   const unknown = Object.keys(options).find((key) => !NODE_OPTIONS.has(key));
   return unknown === undefined
     ? undefined

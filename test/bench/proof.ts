@@ -108,7 +108,7 @@ const program = new Command('proof')
       writeFileSync(options.json, `${JSON.stringify(measurement, null, 2)}\n`);
     }
     if (options.svg !== undefined) {
-      writeFileSync(options.svg, plot(measured, `Measured on ${date}: ${on}`));
+      writeFileSync(options.svg, plot(measured, on));
     }
   });
 

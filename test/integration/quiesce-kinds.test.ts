@@ -39,6 +39,8 @@ interface Kind {
   readonly prepare?: (name: string) => Promise<readonly GuestDisk[] | undefined>;
   /** Done while the guest runs; gives the guest, if it has become another. */
   readonly arrange?: (guest: QuiesceGuest) => Promise<QuiesceGuest | undefined>;
+  /** Looked at when it is preserved. */
+  readonly judge?: (guest: QuiesceGuest) => Promise<void>;
   /** Its storage cannot be made to fail here, so it is preserved as it runs. */
   readonly fails?: false;
 }
@@ -77,6 +79,62 @@ function withAllDevices(xml: string): string {
       <panic model='isa'/>
     </devices>`,
     );
+}
+
+const SECRET_UUID = '7c2b6a51-3b0e-4a7c-9a53-0a6f6f0d5c11';
+const SECRET = `\
+<secret ephemeral='no' private='yes'>
+  <uuid>${SECRET_UUID}</uuid>
+  <description>of encrypted disks</description>
+</secret>
+`;
+const ENCRYPTION = `<encryption format='luks'><secret type='passphrase' uuid='${SECRET_UUID}'/></encryption>`;
+const KEY = ['--object', 'secret,id=key,data=passphrase'] as const;
+/** qemu-img fails when it measures no use of the processor while it chooses the iterations. */
+const ENCRYPT = `
+for attempt in $(seq 20); do
+  qemu-img convert ${KEY.join(' ')} -f raw -O "$1" -o "$2" "$0.plain" "$0" && exit
+done
+exit 1`;
+
+/** Encrypted in both ways, and on a bus on which nothing flushes by itself. */
+const encrypted = (name: string): GuestDisk[] => [
+  { path: `/shared/${name}.luks`, bus: 'ide', elements: ENCRYPTION },
+  { path: `/shared/${name}-encrypted.qcow2`, bus: 'ide', format: 'qcow2', elements: ENCRYPTION },
+];
+
+async function makeEncrypted(name: string): Promise<undefined> {
+  node.write('/shared/secret.xml', SECRET);
+  await node.check(['virsh', 'secret-define', '/shared/secret.xml']);
+  await node.check(['virsh', 'secret-set-value', SECRET_UUID, Buffer.from('passphrase').toString('base64')]);
+  for (const { path = '', format } of encrypted(name)) {
+    await createDisk(`${path}.plain`, { node, content: 'data' });
+    const how =
+      format === 'qcow2'
+        ? ['qcow2', 'encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10']
+        : ['luks', 'key-secret=key,iter-time=10'];
+    await node.check(['sh', '-c', ENCRYPT, path, ...how]);
+  }
+}
+
+/** The last tick is on the encrypted disks, too. */
+async function hasEncrypted(guest: QuiesceGuest): Promise<void> {
+  const { ticks } = await guest.witness();
+  for (const { path, format } of encrypted(guest.name)) {
+    const how = format === 'qcow2' ? 'qcow2,encrypt.format=luks,encrypt.' : 'luks,';
+    const image = `driver=${how}key-secret=key,file.driver=file,file.filename=${path}`;
+    const printed = await node.check([
+      'qemu-io',
+      '-r',
+      ...KEY,
+      '-c',
+      'read -v 8192 16',
+      '--image-opts',
+      image,
+    ]);
+    const bytes = /^[0-9a-f]{8}: {2}((?:[0-9a-f]{2} ){16})/m.exec(printed)?.[1] ?? '';
+    assert.equal(Buffer.from(bytes.replaceAll(' ', ''), 'hex').readUInt32LE(8), ticks, path);
+  }
 }
 
 const KINDS: Record<string, Kind> = {
@@ -171,6 +229,11 @@ const KINDS: Record<string, Kind> = {
       return [{ path: device, type: 'block' }];
     },
     fails: false,
+  },
+  'encrypted disks (LUKS, by itself and in qcow2)': {
+    disks: (name) => [...raw()(name), ...encrypted(name)],
+    prepare: makeEncrypted,
+    judge: hasEncrypted,
   },
   'eight disks': {
     disks: (name) => Array.from({ length: 8 }, (_, each) => qcow2()(`${name}-${each}`)).flat(),
@@ -272,6 +335,7 @@ for (const [index, { name: qemu, emulator, skip }] of (await qemus()).entries())
           await guest.failing();
         }
         await guest.preserve();
+        await kind.judge?.(guest);
         await assert.rejects(guest.qmp('cont'), /Could not open '[^']*kvmha-sentinel/);
         await guest.qmp('system_reset');
         await assert.rejects(guest.qmp('cont'), /Could not open '[^']*kvmha-sentinel/);

@@ -49,25 +49,6 @@ const blank = (path: string) => createDisk(path, { node, content: 'blank' });
 
 const VIRTIOFSD = '/usr/lib/qemu/virtiofsd';
 
-const SECRET_UUID = '7c2b6a51-3b0e-4a7c-9a53-0a6f6f0d5c11';
-const SECRET = `\
-<secret ephemeral='no' private='yes'>
-  <uuid>${SECRET_UUID}</uuid>
-  <description>of encrypted disks</description>
-</secret>
-`;
-const ENCRYPTION = `<encryption format='luks'><secret type='passphrase' uuid='${SECRET_UUID}'/></encryption>`;
-/** Once: it takes seconds. qemu-img fails when it measures no use of the processor while it chooses the iterations. */
-const MAKE_ENCRYPTED = `make() {
-  [ -e "$1" ] && return
-  for attempt in $(seq 20); do
-    qemu-img create -q --object secret,id=key,data=passphrase -f "$2" -o "$3" "$1.draft" 4M && mv "$1.draft" "$1" && return
-  done
-  exit 1
-}
-make /shared/encrypted.qcow2 qcow2 encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10
-make /shared/encrypted.luks luks key-secret=key,iter-time=10`;
-
 const CASES: Record<string, Case> = {
   'drops flushes (cache=unsafe)': { disk: { cache: 'unsafe' }, why: /cache=unsafe: flushes are dropped/ },
   'has a disk in the syntax of -drive': {
@@ -191,24 +172,6 @@ const CASES: Record<string, Case> = {
       ],
     }),
     why: /network backend wire is a (socket|dgram)/,
-  },
-  'has encrypted disks (LUKS, in qcow2 and by itself)': {
-    prepare: async (name) => {
-      node.write(`/shared/${name}-secret.xml`, SECRET);
-      await node.check(['virsh', 'secret-define', `/shared/${name}-secret.xml`]);
-      const passphrase = Buffer.from('passphrase').toString('base64');
-      await node.check(['virsh', 'secret-set-value', SECRET_UUID, passphrase]);
-      await node.check(['sh', '-c', MAKE_ENCRYPTED]);
-      return undefined;
-    },
-    options: (name) => ({
-      disks: [
-        { path: `/shared/${name}.img` },
-        { path: '/shared/encrypted.qcow2', format: 'qcow2', elements: ENCRYPTION },
-        { path: '/shared/encrypted.luks', elements: ENCRYPTION },
-      ],
-    }),
-    why: /has the option "encrypt".*block driver luks \(node \S+\) has not been shown to be safe/,
   },
   'copies what it reads into its image': {
     disk: { driver: "copy_on_read='on'" },

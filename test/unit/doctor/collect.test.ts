@@ -138,7 +138,7 @@ describe('parseDefinition', () => {
     ],
     [
       'an encrypted disk',
-      "<disk type='file'><source file='/x'><encryption format='luks'/></source><target dev='vdb' bus='virtio'/></disk>",
+      "<disk type='file'><source file='/x'><encryption format='qcow'/></source><target dev='vdb' bus='virtio'/></disk>",
       /vdb is encrypted/,
     ],
   ] as const) {

@@ -287,12 +287,12 @@ describe('a guest is refused by name', () => {
   });
 
   test('for block drivers and options of nodes that are not on the list', () => {
-    for (const driver of ['rbd', 'iscsi', 'luks', 'quorum', 'blkdebug', 'copy-on-read', 'throttle', 'vmdk']) {
+    for (const driver of ['rbd', 'iscsi', 'quorum', 'blkdebug', 'copy-on-read', 'throttle', 'vmdk']) {
       const nodes = [node('libvirt-1-format', { driver }), node('libvirt-1-storage')];
       refuses(inspection({ nodes }), new RegExp(`block driver ${driver} `));
     }
-    const encrypt = { format: 'luks', 'key-secret': 's' };
-    refuses(inspection({ blockdevs: blockdevs(1, { top: { encrypt } }) }), /the option "encrypt"/);
+    const encrypt = { format: 'aes', 'key-secret': 's' };
+    refuses(inspection({ blockdevs: blockdevs(1, { top: { encrypt } }) }), /is encrypted by "aes"/);
     const slice = { offset: 512, size: 512 };
     refuses(inspection({ blockdevs: blockdevs(1, { top: slice }) }), /the option "offset"/);
     refuses(
