@@ -19,6 +19,7 @@ import { basename, dirname, join } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { JOURNAL, type JournalEntry } from '../journal.ts';
+import { othersFolderIn } from '../linux/others-folder.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import type { Json } from '../qemu/qmp.ts';
 import { run } from '../run.ts';
@@ -184,6 +185,10 @@ export async function collectPostmortem(
 /** Only a folder that was not there: nothing of another post-mortem is overwritten. */
 function makeFolder(directory: string): void {
   try {
+    const stranger = othersFolderIn(directory);
+    if (stranger !== undefined) {
+      throw new Error(`${stranger}: what is written there could be replaced`);
+    }
     mkdirSync(dirname(directory), { recursive: true, mode: 0o700 });
     mkdirSync(directory, { mode: 0o700 });
   } catch (cause) {

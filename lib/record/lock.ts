@@ -1,4 +1,5 @@
 import type { ChildProcess } from 'node:child_process';
+import { closeSync, constants, openSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
@@ -26,10 +27,16 @@ export async function lockDomain(uuid: string, deadline: Deadline): Promise<Lock
  * the lock, when its standard input closes, however this process dies.
  *
  * @param why what is said when another holds it
- * @throws KvmhaError `locked` when another holds it until the deadline, `program-missing` without flock(1)
+ * @throws KvmhaError `locked` when another holds it until the deadline, `program-missing` without flock(1), `file`
  */
 export async function lockFile(path: string, why: string, deadline: Deadline): Promise<Lock> {
   const { spawn } = await import('node:child_process');
+  try {
+    // flock would make it as the umask lets it, and whoever can open a lock can hold it.
+    closeSync(openSync(path, constants.O_RDONLY | constants.O_CREAT, 0o600));
+  } catch (cause) {
+    throw new KvmhaError('file', `${path} cannot be made: ${messageOf(cause)}`, { cause });
+  }
   const child = spawn('flock', ['--no-fork', path, 'cat'], { stdio: ['pipe', 'pipe', 'ignore'] });
   const release = () => {
     child.stdin?.destroy();
