@@ -43,7 +43,7 @@ RUNS ?= 3
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup modules build install uninstall deb release lint format test-quick test demo bench lab lab-down clean
+.PHONY: help setup modules build install uninstall deb release lint audit format test-quick test demo bench lab lab-down clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -131,6 +131,9 @@ release: deb ## Build a release: archives, Debian package, SBOM and checksums [D
 lint: $(MODULES) ## Check formatting, style and types
 	biome check --error-on-warnings
 	tsc
+
+audit: ## Ask the npm registry for known vulnerabilities of the libraries in the binary
+	@PATH='$(SYSTEM_PATH)' scripts/audit.sh
 
 format: $(MODULES) ## Format the sources
 	biome check --write
