@@ -126,9 +126,14 @@ function shadowMounts(pid: number | 'self', placeholder: string): string[] {
     }
     throw new KvmhaError('file', `/proc/${pid}/mountinfo: ${messageOf(cause)}`, { cause });
   }
-  // The path of the mounted file is the one in its own file system: /run may be one, or a part of one.
-  const tail = placeholder.slice(placeholder.indexOf('/kvmha/'));
-  return text.split('\n').flatMap((line) => {
+  return mountPointsOf(placeholder, text);
+}
+
+/** @param mountinfo the text of /proc/PID/mountinfo: `36 35 98:0 /mounted /where ...` */
+export function mountPointsOf(placeholder: string, mountinfo: string): string[] {
+  // What is mounted is named by its path in its own file system, of which /run or /run/kvmha may be the root.
+  const tail = placeholder.slice(placeholder.indexOf('/guests/'));
+  return mountinfo.split('\n').flatMap((line) => {
     const [, , , mounted, where] = line.split(' ');
     const octal = (_: string, digits: string) => String.fromCharCode(Number.parseInt(digits, 8));
     return mounted?.endsWith(tail) && where !== undefined ? [where.replace(/\\([0-7]{3})/g, octal)] : [];
