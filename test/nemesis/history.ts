@@ -17,6 +17,8 @@ export interface Life {
   readonly pid: number;
   /** It waits for the guest to come by live migration. */
   readonly incoming: boolean;
+  /** An operator has started it, or migrated it there, past kvmha and the cluster. */
+  readonly byHand?: boolean;
   /** When the kernel has started it: this moment, or up to 10 ms before. */
   readonly since: number;
   /** The last look at which it was alive. */
@@ -150,7 +152,8 @@ export function story(history: History, guest: string, at: number, before = 20_0
   const lives = history.lives
     .filter((life) => life.guest === guest)
     .flatMap((life) => {
-      const name = `qemu ${life.pid} on ${life.node}${life.incoming ? ' (incoming)' : ''}`;
+      const more = `${life.incoming ? ', incoming' : ''}${life.byHand ? ', by hand' : ''}`;
+      const name = `qemu ${life.pid} on ${life.node}${more}`;
       return [
         { at: life.since, words: `${name} starts` },
         ...(life.gone === undefined ? [] : [{ at: life.gone, words: `${name} is gone` }]),

@@ -39,6 +39,8 @@ export interface Call {
   readonly meta?: Readonly<Record<string, string>>;
   /** Further variables. */
   readonly env?: Readonly<Record<string, string>>;
+  /** A program that runs the agent, with its arguments before those of the agent, as strace(1) does. */
+  readonly under?: readonly string[];
 }
 
 /** A guest of one name as a resource, called as Pacemaker calls the agent, on any node of a lab. */
@@ -63,7 +65,7 @@ export class Resource {
   async call(node: LabNode, action: string, call: Call = {}): Promise<Answer> {
     const parameters = { config: this.config, ...this.parameters, ...call.parameters };
     const meta = { timeout: '60000', ...(action === 'monitor' ? { interval: '10000' } : {}), ...call.meta };
-    const output = await node.exec([AGENT, action], {
+    const output = await node.exec([...(call.under ?? []), AGENT, action], {
       env: {
         OCF_ROOT: '/usr/lib/ocf',
         OCF_RA_VERSION_MAJOR: '1',

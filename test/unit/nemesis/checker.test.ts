@@ -397,6 +397,43 @@ const PAIRS: readonly Pair[] = [
     ],
   },
   {
+    rule: 'no-needless-fencing',
+    bad: [
+      'a node that is fenced after another one was cut off',
+      {
+        lives: [],
+        events: [
+          cause(9, { guest: undefined, node: 'node2', excuses: ['fencing'] }),
+          node('node-fenced', 10),
+        ],
+      },
+    ],
+    good: [
+      'a node that is fenced after something was done to the whole cluster',
+      {
+        lives: [],
+        events: [
+          { kind: 'cause', at: 9000, what: 'the network loses', excuses: ['fencing'] },
+          node('node-fenced', 10),
+        ],
+      },
+    ],
+  },
+  {
+    rule: 'safe-start',
+    bad: [
+      'a start beside an unproved guest that was started as ever',
+      { lives: PRESERVED, events: [...FAULT, ...ELSEWHERE] },
+    ],
+    good: [
+      'a start beside one that an operator has started past the cluster',
+      {
+        lives: [life(FIRST, 1, 60, { byHand: true }), life(SECOND, 20, 60)],
+        events: [...FAULT, ...ELSEWHERE],
+      },
+    ],
+  },
+  {
     rule: 'known-to-cluster',
     bad: ['a qemu that the cluster does not know of', { events: failover(atRest(50, 'node3')) }],
     good: ['a qemu that it knows of beside one that is preserved', { events: failover(atRest(50, 'node2')) }],
