@@ -16,6 +16,8 @@ packages=(
   iproute2 util-linux python3-minimal nbdkit gcc libc6-dev binutils libxml2-utils
   # a terminal for the tests of what is shown on one
   tmux
+  # a server of ssh for nodes of the lab: this one is only a program, and starts nothing on this machine
+  openssh-client dropbear-bin
   # manual pages, package
   man-db mandoc dpkg-dev lintian
 )
