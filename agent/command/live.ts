@@ -59,12 +59,19 @@ async function onTerminal<T>(
   let result: T | undefined;
   const terminal = process.stdout;
   let shown = 'looking ...\n';
-  const draw = () => print(frame(shown, terminal));
+  let isEntered = false;
+  // A resize, or the end of a look, may come after a suspended process was told to go on, but before SIGCONT arrives:
+  // what were drawn then would stay on the shell's screen.
+  const draw = () => !isEntered || print(frame(shown, terminal));
   const enter = () => {
     print(ENTER);
+    isEntered = true;
     draw();
   };
-  const leave = () => print(LEAVE);
+  const leave = () => {
+    isEntered = false;
+    print(LEAVE);
+  };
   const suspend = () => {
     leave();
     // The handler has taken the place of what the signal does otherwise.
