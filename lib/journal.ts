@@ -6,8 +6,9 @@ import { run } from './run.ts';
 /** One thing that happened to a guest, or to the host, as a line of the journal keeps it. */
 export interface JournalEntry {
   /**
-   * `seen`: QEMU, libvirt or the hardware reported something. `decided`: what follows from what was seen. `done`: something was
-   * carried out, or failed. `proved`: a guest is quiesced-failover-safe.
+   * `seen`: QEMU, libvirt or the hardware reported something, or an action found a guest preserved. `decided`: what
+   * follows from what was seen. `done`: something was carried out, or failed. `proved`: a guest is
+   * quiesced-failover-safe.
    */
   readonly what: 'seen' | 'decided' | 'done' | 'proved';
   /** The domain's name; none for what happened to the host. */

@@ -166,8 +166,8 @@ function lockGuest(
 
 /**
  * What a guest ran with here must be known when its process is gone, and as which resource when its QEMU reports a
- * fault. A probe writes nothing about the guest, but marks the node anew where a preserved one is: the cluster forgets
- * the mark when it is stopped on the node.
+ * fault. A probe writes nothing about a guest that runs, but marks the node anew where a preserved one is: the cluster
+ * forgets the mark when it is stopped on the node.
  *
  * A monitor does not mark: the cluster still takes the guest for a healthy one then, cancels the monitor and begins to
  * migrate the guest away. The stop that follows its answer marks.
@@ -178,6 +178,9 @@ async function remember(context: ActionContext, { situation, seen, classificatio
   if (state === 'quiesced-failover-safe' && situation !== 'monitor' && context.environment.inCluster) {
     const { markPreservedHere } = await import('./cluster-consent.ts');
     await markPreservedHere(context, seen.record?.fault ?? 'unknown');
+  }
+  if (state === 'quiesced-failover-safe' && (situation === 'stop' || situation === 'probe')) {
+    recordProof(context, seen);
   }
   if (state === 'quiesced-failover-safe' && situation === 'stop' && seen.uuid !== undefined) {
     const { preventAutostart } = await import('../../lib/guest/autostart.ts');
@@ -200,6 +203,21 @@ async function remember(context: ActionContext, { situation, seen, classificatio
     // The guest runs, and a full /run on this node is no reason to restart it.
     log.warn(`${guest.name}: ${messageOf(error)}`);
   }
+}
+
+/**
+ * After this answer the guest may run elsewhere, so the proof that it rests on is kept. Who has quiesced the guest may
+ * have been killed before it was written down.
+ */
+function recordProof(
+  { guest, journal }: ActionContext,
+  { observation, record, uuid = guest.uuid }: Look,
+): void {
+  const { name, resource } = guest;
+  journal.record({
+    ...{ what: 'seen', guest: name, uuid, resource, state: 'quiesced-failover-safe', fault: record?.fault },
+    ...{ words: 'found quiesced-failover-safe, and left alone', proof: observation.proof },
+  });
 }
 
 function rememberRunning(context: ActionContext, seen: Look): void {

@@ -1,7 +1,11 @@
 import assert from 'node:assert/strict';
+import { rmSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
+import { JOURNAL } from '../../lib/journal.ts';
+import { isComplete, type Proof } from '../../lib/quiesce/proof.ts';
 import { Fault } from '../fault/fault.ts';
 import { answers, Host } from '../support/host.ts';
+import { journal } from '../support/watch.ts';
 
 let host: Host;
 before(async () => {
@@ -9,8 +13,8 @@ before(async () => {
 });
 after(() => host[Symbol.asyncDispose]());
 
-describe('an I/O error of a guest that has had another one', () => {
-  test('is told from a full storage, which QEMU still takes it for', async () => {
+describe('an I/O error of a guest', () => {
+  test('is told from a full storage, for which QEMU takes it that has had one before', async () => {
     const guest = await host.running('first');
     const fault = new Fault(host.node, guest.fault);
     fault.set('NW', 'first.img');
@@ -28,5 +32,19 @@ describe('an I/O error of a guest that has had another one', () => {
     answers(await guest.probe(), 1);
     answers(await guest.monitor(), 7, /quiesced-failover-safe/);
     answers(await guest.stop(), 0);
+  });
+
+  test('leaves the proof that a stop rests on in the journal, also where who has quiesced it could not', async () => {
+    const guest = await host.running('killed');
+    new Fault(host.node, guest.fault).set('W', guest.disk);
+    await guest.untilState('paused (I/O error)');
+    answers(await guest.monitor(), 7, /quiesced-failover-safe/);
+    rmSync(host.node.path(JOURNAL));
+    answers(await guest.stop(), 0);
+    const proofs = journal(host.node, guest.name).map(({ state, proof }) => ({
+      state,
+      complete: isComplete(proof as Proof),
+    }));
+    assert.deepEqual(proofs, [{ state: 'quiesced-failover-safe', complete: true }]);
   });
 });
