@@ -35,13 +35,26 @@ function headings(text: string): string[] {
   );
 }
 
-/** The blocks of commands in a file, without their indentation; a line that goes on in the next is joined with it. */
-function blocks(file: string): string[] {
-  const text = readFileSync(join(PROJECT, file), 'utf8').replace(/\\\n\s+/g, '');
-  return text
-    .split(/\n\n/)
-    .filter((part) => /^ {4,}\S/.test(part))
-    .map((part) => part.replace(/^ +/gm, ''));
+/**
+ * The blocks of commands in a file, without their indentation: what is indented, or stands between fences. A line that
+ * goes on in the next is joined with it.
+ */
+export function blocks(file: string): string[] {
+  const found: string[] = [];
+  let inList = false;
+  const parts = readFileSync(join(PROJECT, file), 'utf8')
+    .replace(/^```\w*\n((?:.*\n)*?)^```$/gm, (_, code: string) => code.replace(/^/gm, '        '))
+    .replace(/\\\n\s+/g, '')
+    .split(/\n\n/);
+  for (const part of parts) {
+    if (/^\S/.test(part)) {
+      inList = /^(\d+\.|[-*]) /.test(part);
+    } else if (part.startsWith(inList ? '        ' : '    ')) {
+      const [indent = ''] = /^ +/.exec(part) ?? [];
+      found.push(part.trimEnd().replaceAll(`\n${indent}`, '\n').trimStart());
+    }
+  }
+  return found;
 }
 
 /** The one block of commands in a file of the project that begins like this. */
