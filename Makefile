@@ -40,10 +40,16 @@ NODE_TEST  = node --test --test-reporter=spec --test-timeout=600000
 CONCURRENCY ?= 3
 # How often make bench lets each fault come.
 RUNS ?= 3
+# How long make soak goes on, in seconds, and how many rounds each of its clusters has.
+SECONDS ?= 3600
+ROUNDS  ?= 10
+# At which of the moments of an action make crash-points interrupts it: every one, from the first on.
+EVERY ?= 1
+FROM  ?= 0
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup modules build install uninstall deb release lint audit format test-quick test demo bench lab lab-down clean
+.PHONY: help setup modules build install uninstall deb release lint audit format test-quick test demo bench soak crash-points lab lab-down clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -152,6 +158,13 @@ bench: setup build ## Measure start-up, monitor and failovers beside VirtualDoma
 	node test/bench/monitor.ts 30 --json build/bench-monitor.json
 	node test/bench/proof.ts --runs $(RUNS) --json build/bench-proof.json --svg build/bench-proof.svg
 	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg
+
+soak: setup build ## Torment guests of clusters in the lab at random (as root) [SECONDS=3600 SEED= ROUNDS= WATCHER= ONLY=]
+	node test/nemesis/soak.ts --seconds '$(SECONDS)' --seed '$(SEED)' --rounds '$(ROUNDS)' --watcher '$(WATCHER)' \
+	  --only '$(ONLY)'
+
+crash-points: setup build ## Interrupt each action at each moment (as root, with strace) [ACTION= EVERY=1 FROM=0]
+	node test/nemesis/crash-points.ts --every '$(EVERY)' --from '$(FROM)' --only '$(ACTION)'
 
 lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)
 	node test/lab/lab.ts up --install build/tree

@@ -1,0 +1,47 @@
+/**
+ * Interrupts actions at the moments at which they can die, one after the other, and says what came of each:
+ *
+ *   node test/nemesis/crash-points.ts [--every N] [--from N] [--only WORDS] [--list]
+ */
+import { parseArgs } from 'node:util';
+import { crashPoints, FATES, interrupt, SCENARIOS, Stage } from './crash.ts';
+
+const { values } = parseArgs({
+  options: {
+    every: { type: 'string', default: '1' },
+    from: { type: 'string', default: '0' },
+    only: { type: 'string', default: '' },
+    list: { type: 'boolean', default: false },
+  },
+});
+const [every, from] = [Number(values.every), Number(values.from)];
+let [interrupted, failed] = [0, 0];
+{
+  await using stage = await Stage.set();
+  for (const scenario of SCENARIOS.filter(({ name }) => name.includes(values.only))) {
+    const points = await crashPoints(stage, scenario);
+    console.log(`${scenario.name}: ${points.length} moments`);
+    for (const [index, point] of points.entries()) {
+      if (index < from || (index - from) % every !== 0) {
+        continue;
+      }
+      // Each moment has another fate in a run that begins at another one; all three would take three times as long.
+      const fate = FATES[(from + (index - from) / every) % FATES.length] ?? 'dies';
+      const what = `${String(index).padStart(3)} ${fate} before ${point.text.slice(0, 100)}`;
+      if (values.list) {
+        console.log(`  ${what}`);
+        continue;
+      }
+      interrupted += 1;
+      try {
+        await interrupt(stage, scenario, point, fate);
+        console.log(`  ${what}`);
+      } catch (error) {
+        failed += 1;
+        console.error(`  ${what}\n  FAILED: ${error instanceof Error ? error.message : String(error)}`);
+      }
+    }
+  }
+}
+console.log(`${interrupted} actions were interrupted, ${failed} of them with a bad end`);
+process.exit(failed === 0 ? 0 : 1);
