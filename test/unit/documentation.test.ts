@@ -74,6 +74,10 @@ const BLOCKS: { readonly [page: string]: readonly (readonly [beginning: string, 
     ['ausearch ', { notRun: 'no SELinux is in force in the lab' }],
     ['"/run/libvirt/', { notRun: 'lines of a profile of AppArmor' }],
   ],
+  'docs/trust.md': [
+    ['make soak', { notRun: 'it is for hours' }],
+    ['make crash-points', { notRun: 'it is for hours' }],
+  ],
 };
 
 /** What is wrong with a line that calls `kvmha`: no such command or option, or too many or too few words. */
