@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { isAbsolute, join, normalize } from 'node:path';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
-import type { Connection } from '../linux/connections.ts';
+import type { Connection, ServerAddress } from '../linux/connections.ts';
 import type { FileStamp } from '../linux/file-stamp.ts';
 import type { FileIdentity } from '../linux/open-files.ts';
 import type { ProcessIdentity } from '../linux/process.ts';
@@ -172,6 +172,8 @@ function isRecord(value: unknown): value is QuiesceRecord {
     record.interfaces.every((name) => typeof name === 'string') &&
     (record.resuming === undefined || record.resuming === true) &&
     (record.wasPreserved === undefined || record.wasPreserved === true) &&
+    (record.connections === undefined ||
+      (Array.isArray(record.connections) && record.connections.every((each) => typeof each === 'string'))) &&
     Array.isArray(record.media) &&
     record.media.length > 0 &&
     record.media.every(
@@ -181,7 +183,8 @@ function isRecord(value: unknown): value is QuiesceRecord {
         isCount(medium.requests) &&
         Array.isArray(medium.nodes) &&
         Array.isArray(medium.images) &&
-        (medium.images.length > 0 || (Array.isArray(medium.servers) && medium.servers.length > 0)) &&
+        (medium.servers === undefined || (Array.isArray(medium.servers) && medium.servers.every(isServer))) &&
+        medium.images.length + (medium.servers?.length ?? 0) > 0 &&
         medium.images.every(
           (image: Partial<FileIdentity> | null) =>
             isPathOfSomething(image?.path) && [image?.dev, image?.ino, image?.rdev].every(isCount),
@@ -205,4 +208,11 @@ function isCount(value: unknown): value is number {
 /** An absolute path, and not that of everything. */
 function isPathOfSomething(value: unknown): value is string {
   return typeof value === 'string' && isAbsolute(value) && normalize(value) !== '/' && !value.includes('\0');
+}
+
+function isServer(value: unknown): value is ServerAddress {
+  const { transport, port, path } = (value ?? {}) as { transport?: unknown; port?: unknown; path?: unknown };
+  return transport === 'tcp'
+    ? isCount(port) && port > 0
+    : transport === 'unix' && typeof path === 'string' && path !== '';
 }

@@ -265,7 +265,7 @@ describe('the proof', () => {
     }
   });
 
-  test('does not rest on a record that takes every file for memory, or names no image', async () => {
+  test('does not rest on a record that takes every file for memory, or names no image or server', async () => {
     const text = { ...record, format: 1 };
     for (const [path, instead] of [
       [['memory'], ['']],
@@ -276,6 +276,10 @@ describe('the proof', () => {
       [['media', '0', 'images', '0', 'dev'], undefined],
       [['media', '0', 'images', '0', 'path'], ''],
       [['media', '0', 'sentinel', 'path'], ''],
+      [['media', '0', 'servers'], [null]],
+      [['media', '0', 'servers'], [{ transport: 'tcp', host: 'x', port: '10809' }]],
+      [['media', '0', 'servers'], [{ transport: 'unix', path: '' }]],
+      [['connections'], [1]],
     ] as const) {
       assert.throws(
         () => parseRecord(JSON.stringify(altered(text, path, instead)), 'quiesce.json'),
