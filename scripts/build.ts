@@ -99,7 +99,9 @@ async function pack(script: string, program: string): Promise<void> {
     // on a NODE_OPTIONS of the operator's shell.
     // What OPENSSL_CONF names could load a library into the binary, and SIGUSR1 would open a debugger's port, to which
     // every local user could connect and then be root.
-    execArgv: ['--no-warnings', '--disable-sigusr1', '--openssl-config=/dev/null'],
+    // Node's four helper threads are more than an agent has work for, and it waits forever for those that the kernel
+    // refuses where the number of tasks is limited.
+    execArgv: ['--no-warnings', '--disable-sigusr1', '--openssl-config=/dev/null', '--v8-pool-size=1'],
     execArgvExtension: 'none',
   };
   const target = {

@@ -8,9 +8,10 @@ import { type QmpEvent, QmpSocket } from '../../lib/qemu/qmp.ts';
 import { Fault } from '../fault/fault.ts';
 import { domainXml } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
-import { Resource } from '../support/agent.ts';
+import { AGENT, Resource } from '../support/agent.ts';
 import { answers, Host, processesNamed, TestGuest, until } from '../support/host.ts';
 import type { Order } from '../support/quiesce-run.ts';
+import { TaskLimit } from '../support/task-limit.ts';
 
 const QUIESCE_RUN = join(import.meta.dirname, '../support/quiesce-run.ts');
 
@@ -429,6 +430,31 @@ describe('a guest', { concurrency: 4 }, () => {
     await host.virsh('destroy', guest.name);
     answers(await guest.monitor(), 7);
     answers(await guest.call('start'), 0);
+    answers(await guest.stop(), 0);
+  });
+
+  test('that runs is monitored though no process can be made', async (t) => {
+    // nsenter(1) and the process that it starts; with its two threads, there is no room for a child.
+    const limit = TaskLimit.of(4);
+    if (typeof limit === 'string') {
+      t.skip(limit);
+      return;
+    }
+    using group = limit;
+    const guest = await host.running('fewtasks');
+    const command = host.node.command([AGENT, 'monitor'], guest.resource.environment('monitor'));
+    // As long as the domain's file has just been written, the monitor reads it, and more than that.
+    let last: unknown;
+    const answered = await Deadline.in(60_000).poll(500, async () => {
+      answers(await guest.monitor(), 0);
+      last = await group.run(command);
+      return (last as { exitCode: number }).exitCode === 0 || undefined;
+    });
+    assert.ok(answered, `no monitor answers without a process: ${JSON.stringify(last)}`);
+    assert.notEqual(
+      (await group.run(host.node.command(['sh', '-c', 'sleep 0 | sleep 0 | sleep 0']))).exitCode,
+      0,
+    );
     answers(await guest.stop(), 0);
   });
 

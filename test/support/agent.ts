@@ -12,6 +12,9 @@ const PROJECT = resolve(import.meta.dirname, '../..');
 /** Where Pacemaker finds the agent. */
 export const AGENT = '/usr/lib/ocf/resource.d/kvmha/KvmGuest';
 
+/** Milliseconds in which an action must answer, where nothing else is said. */
+const TIMEOUT = '60000';
+
 /** A tree with the installed agent, for `Lab.up({ install })`; to be disposed of. */
 export async function installedTree(): Promise<{ path: string } & AsyncDisposable> {
   const path = mkdtempSync(join(tmpdir(), 'kvmha-install-'));
@@ -63,24 +66,29 @@ export class Resource {
 
   /** Calls the agent. A monitor is a recurring one unless `meta.interval` says 0. */
   async call(node: LabNode, action: string, call: Call = {}): Promise<Answer> {
-    const parameters = { config: this.config, ...this.parameters, ...call.parameters };
-    const meta = { timeout: '60000', ...(action === 'monitor' ? { interval: '10000' } : {}), ...call.meta };
     const output = await node.exec([...(call.under ?? []), AGENT, action], {
-      env: {
-        OCF_ROOT: '/usr/lib/ocf',
-        OCF_RA_VERSION_MAJOR: '1',
-        OCF_RESOURCE_INSTANCE: this.domain.name,
-        __OCF_ACTION: action,
-        HA_LOGFILE: '/var/log/agent.log',
-        ...prefixed('OCF_RESKEY_', parameters),
-        ...prefixed('OCF_RESKEY_CRM_meta_', meta),
-        ...call.env,
-      },
+      env: this.environment(action, call),
       // An action that has not answered by then has failed: so Pacemaker ends it.
-      timeout: Number(meta.timeout),
+      timeout: Number(call.meta?.['timeout'] ?? TIMEOUT),
     });
     const reasons = [...output.stderr.matchAll(/^ocf-exit-reason:(.*)$/gm)];
     return { ...output, reason: reasons.at(-1)?.[1] };
+  }
+
+  /** The environment in which `call` calls the agent. */
+  environment(action: string, call: Call = {}): Record<string, string> {
+    const parameters = { config: this.config, ...this.parameters, ...call.parameters };
+    const meta = { timeout: TIMEOUT, ...(action === 'monitor' ? { interval: '10000' } : {}), ...call.meta };
+    return {
+      OCF_ROOT: '/usr/lib/ocf',
+      OCF_RA_VERSION_MAJOR: '1',
+      OCF_RESOURCE_INSTANCE: this.domain.name,
+      __OCF_ACTION: action,
+      HA_LOGFILE: '/var/log/agent.log',
+      ...prefixed('OCF_RESKEY_', parameters),
+      ...prefixed('OCF_RESKEY_CRM_meta_', meta),
+      ...call.env,
+    };
   }
 
   /** A probe: a monitor with interval 0. */
