@@ -269,13 +269,21 @@ function preservedIsStill(of: GuestHistory): Violation[] {
     // The serial port of a node is that of one qemu, until the guest is started there anew.
     const others = of.lives.filter((other) => other !== life && other.node === life.node);
     const isItsOwn = (at: number) => !others.some((other) => other.since <= at && other.since > proof.at);
+    // The boot that wrote last before the proof is this one's, unless another one has begun by then.
+    const boot = of.all('wrote').findLast((each) => each.at <= proof.at)?.boot;
+    // virtlogd may bring late what was said before. That is on the disk then: none of it is said by a preserved guest.
+    const onDisk = Math.max(
+      0,
+      ...of.all('wrote').flatMap((each) => (each.boot === boot ? [each.tick] : [])),
+      ...of.all('booted').flatMap((each) => (each.boot === (boot ?? 0) + 1 ? [each.tick] : [])),
+    );
+    const isNew = (each: EventOf<'told' | 'booted'>) =>
+      each.kind === 'told' ? each.tick > onDisk : each.boot > (boot ?? 0);
     for (const each of [...of.on('told', life.node), ...of.on('booted', life.node)]) {
-      if (isThen(each) && isItsOwn(each.at)) {
+      if (isThen(each) && isItsOwn(each.at) && boot !== undefined && isNew(each)) {
         found.push(of.violation('preserved-is-still', each.at, `${name} speaks on its serial port`));
       }
     }
-    // The boot that wrote last before the proof is this one's, unless another one has begun by then.
-    const boot = of.all('wrote').findLast((each) => each.at <= proof.at)?.boot;
     const migratedOn = of.lives.some((other) => other.incoming && other.since > proof.at);
     const alsoElsewhere = of.lives.some(
       (other) => other !== life && other.since <= proof.at && (other.gone ?? proof.at + 1) > proof.at,

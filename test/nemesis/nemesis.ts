@@ -2,7 +2,7 @@ import { Deadline, sleep } from '../../lib/deadline.ts';
 import { messageOf } from '../../lib/error.ts';
 import { Cluster, type ClusterGuest, WATCHERS } from '../cluster/support.ts';
 import { Blow, heal, LOCKED_GUEST, mountState } from './actions.ts';
-import { check, RULES, type Violation } from './checker.ts';
+import { check, RULES, type Rule, type Violation } from './checker.ts';
 import { clock, type History, story } from './history.ts';
 import { Recorder } from './recorder.ts';
 import { describe, type Round, type Stroke, schedule } from './schedule.ts';
@@ -14,6 +14,8 @@ export interface NemesisOptions {
   readonly watcher: boolean;
   /** Only strokes that are certain to end within seconds. */
   readonly short?: boolean;
+  /** Only by these rules; by all if it is not given. */
+  readonly rules?: readonly Rule[];
   /** Only these actions. */
   readonly only?: readonly string[];
   /** Is told what happens, line by line. */
@@ -39,7 +41,7 @@ const POLICY = 'quiesce: { storm: { guests: 1000, seconds: 1 } }\n';
 export async function torment(options: NemesisOptions): Promise<{ failure?: string; history: History }> {
   const { tell = () => {}, seed } = options;
   const rounds = schedule(seed, { ...options, guests: GUESTS.length, nodes: NODES });
-  await using nemesis = await Nemesis.begin(options.watcher, tell);
+  await using nemesis = await Nemesis.begin(options, tell);
   let number = 0;
   for (const round of rounds) {
     if (options.until !== undefined && Date.now() > options.until) {
@@ -71,20 +73,23 @@ class Nemesis implements AsyncDisposable {
   readonly #guests: readonly ClusterGuest[];
   readonly #recorder: Recorder;
   readonly #tell: (line: string) => void;
+  readonly #rules: readonly Rule[] | undefined;
 
   private constructor(
     cluster: Cluster,
     guests: readonly ClusterGuest[],
     recorder: Recorder,
     tell: (line: string) => void,
+    rules: readonly Rule[] | undefined,
   ) {
+    this.#rules = rules;
     this.#cluster = cluster;
     this.#guests = guests;
     this.#recorder = recorder;
     this.#tell = tell;
   }
 
-  static async begin(watcher: boolean, tell: (line: string) => void): Promise<Nemesis> {
+  static async begin({ watcher, rules }: NemesisOptions, tell: (line: string) => void): Promise<Nemesis> {
     const cluster = await Cluster.up();
     try {
       for (const node of cluster.lab.nodes) {
@@ -105,7 +110,7 @@ class Nemesis implements AsyncDisposable {
       );
       const recorder = new Recorder(cluster.lab, GUESTS);
       recorder.start();
-      return new Nemesis(cluster, guests, recorder, tell);
+      return new Nemesis(cluster, guests, recorder, tell, rules);
     } catch (error) {
       await cluster.down();
       throw error;
@@ -126,7 +131,7 @@ class Nemesis implements AsyncDisposable {
     const begun = Date.now();
     await Promise.all(strokes.map((stroke) => this.#strike(stroke, strokes.length > 1, begun)));
     const slow = await this.#recover();
-    const violations = check(this.history());
+    const violations = check(this.history()).filter(({ rule }) => this.#rules?.includes(rule) ?? true);
     const [first] = violations;
     if (first !== undefined) {
       return violationText(first, violations.length, this.history());

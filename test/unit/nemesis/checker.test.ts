@@ -292,27 +292,45 @@ const PAIRS: readonly Pair[] = [
   {
     rule: 'preserved-is-still',
     bad: [
-      'a preserved guest that speaks',
+      'a preserved guest that says what is on no disk',
+      { lives: [life(FIRST, 1, 60)], events: [...FAULT, on('proved', 12), told(15, 'node1', 51)] },
+    ],
+    good: [
+      'what was said before the proof, and is logged late',
       {
-        events: [
-          ...FAULT,
-          on('proved', 12),
-          told(15, 'node1', 51),
-          booted(21, 'node2', 2, 51),
-          wrote(22, 2, 52),
-        ],
+        lives: [life(FIRST, 1, 60)],
+        events: [...FAULT, wrote(11.9, 1, 51), on('proved', 12), told(15, 'node1', 51)],
+      },
+    ],
+  },
+  {
+    rule: 'preserved-is-still',
+    bad: [
+      'a preserved guest that boots',
+      { lives: [life(FIRST, 1, 60)], events: [...FAULT, on('proved', 12), booted(15, 'node1', 2, 50)] },
+    ],
+    good: [
+      'a guest that is started anew where its preserved copy was released',
+      {
+        lives: [life(FIRST, 1, 13, gone(14)), life({ node: 'node1', pid: 300 }, 14.5, 60)],
+        events: [...FAULT, on('proved', 12), booted(15, 'node1', 2, 50)],
+      },
+    ],
+  },
+  {
+    rule: 'preserved-is-still',
+    bad: [
+      'a preserved guest that says more than the next one has found',
+      {
+        lives: PRESERVED,
+        events: [...FAULT, on('proved', 12), ...ELSEWHERE.slice(0, 2), told(25, 'node1', 51)],
       },
     ],
     good: [
-      'what may have been said before the proof',
+      'one of which the next one has found what it says',
       {
-        events: [
-          ...FAULT,
-          on('proved', 12),
-          { kind: 'told', guest: 'g', node: 'node1', at: 12_050, after: 11_950, tick: 51 },
-          booted(21, 'node2', 2, 51),
-          wrote(22, 2, 52),
-        ],
+        lives: PRESERVED,
+        events: [...FAULT, on('proved', 12), booted(21, 'node2', 2, 51), told(25, 'node1', 51)],
       },
     ],
   },
