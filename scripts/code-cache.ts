@@ -5,9 +5,14 @@
  * among it that every call of the agent passes through.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
+import { setFlagsFromString } from 'node:v8';
 import { loadWhole } from '../agent/packed.ts';
 
 const [script = '', cache = ''] = process.argv.slice(2);
+// Compiled code grows older with each garbage collection, and its age is written, too: on a busy machine another one.
+setFlagsFromString('--no-flush-bytecode');
 const { compiled, runAs } = loadWhole(readFileSync(script, 'utf8'));
 await runAs('KvmGuest', ['usage'], false);
+// V8 takes compiled code only with the flags that it was written with.
+setFlagsFromString('--flush-bytecode');
 writeFileSync(cache, compiled.createCachedData());

@@ -23,6 +23,8 @@ describe('kvmha doctor on a node of a cluster', () => {
     );
     [healthy] = await cluster.startGuests([['vm1', { domain: { machine: 'pc-i440fx-7.2' } }]]);
     await cluster.settled();
+    // libvirt examines every emulator when it is asked for the first time, for longer than doctor waits on a busy machine.
+    await Promise.all(cluster.lab.nodes.map((each) => each.check(['virsh', 'capabilities'])));
     node = await healthy.runsOn();
   });
   after(() => cluster?.down());

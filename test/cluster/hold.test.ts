@@ -70,7 +70,10 @@ describe('a fault that the cluster must not act on', () => {
       assert.match(await guest.state(node1), /^paused/);
       assert.equal((await guest.look(node1)).state, 'faulted');
     }
-    assert.equal(await cluster.attribute('#health-kvmha', node1), 'yellow');
+    await cluster.until(
+      'the health of the node is told',
+      async () => (await cluster.attribute('#health-kvmha', node1)) === 'yellow' || undefined,
+    );
     const reason = await cluster.attribute('kvmha-health-reason', node1);
     assert.match(String(reason), /^2 other guests .* quiesced/);
     for (const guest of many) {

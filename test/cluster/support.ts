@@ -120,7 +120,16 @@ export class Cluster implements AsyncDisposable {
   ): Promise<{ [index in keyof Guests]: ClusterGuest }> {
     const made = await Promise.all(guests.map(([name, options]) => this.makeGuest(name, options)));
     await this.configure(made.map((guest) => guest.configuration()).join(''));
-    await Promise.all(made.map((guest) => guest.runsOn()));
+    await Promise.all(
+      made.map(async (guest) => {
+        const node = await guest.runsOn();
+        // A fault before the first monitor's end would leave a history without it.
+        await this.until(
+          `${guest.name} is monitored`,
+          async () => (await this.history(guest.name, node.name)).includes('monitor 0') || undefined,
+        );
+      }),
+    );
     return made as { [index in keyof Guests]: ClusterGuest };
   }
 

@@ -19,7 +19,7 @@ import { askHypervisor } from './hypervisor.ts';
 /** How many guests are looked at at a time: each look starts a few programs. */
 const AT_A_TIME = 4;
 /** Milliseconds in which libvirt, here or on another node, must answer. */
-const LIBVIRT_PATIENCE = 5000;
+const LIBVIRT_PATIENCE = 10_000;
 const CLUSTER_PATIENCE = 10_000;
 
 /**
