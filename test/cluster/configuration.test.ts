@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict';
 import { after, before, beforeEach, describe, it } from 'node:test';
+import type { LabNode } from '../lab/client.ts';
 import { block, changed } from '../support/documentation.ts';
 import { Cluster, type ClusterGuest } from './support.ts';
 
@@ -30,7 +31,8 @@ describe('the configurations in the documentation', () => {
     assert.deepEqual({ exitCode, stdout, stderr }, { exitCode: 0, stdout: '', stderr: '' });
   }
 
-  async function failsOver(): Promise<void> {
+  /** @returns the node that keeps the copy */
+  async function failsOver(): Promise<LabNode> {
     const node = await guest.runsOn();
     guest.fault(node).set('W', guest.disk);
     const others = cluster.lab.nodes.filter(({ name }) => name !== node.name);
@@ -41,6 +43,20 @@ describe('the configurations in the documentation', () => {
     assert.equal(attributes.get(node.name)?.get('kvmha-preserved-vm1'), '1');
     assert.deepEqual(cluster.fenced(), []);
     await guest.judge();
+    return node;
+  }
+
+  /** Runs each line of a block on a node. @param exitCodes for each line, those that it may end with */
+  async function run(node: LabNode, page: string, beginning: string, exitCodes: (readonly number[])[]) {
+    // A line of crontab(5) says when, and who, first.
+    const lines = block(page, beginning)
+      .split('\n')
+      .map((line) => line.replace(/^(?:\* ){5}root /, ''));
+    assert.equal(lines.length, exitCodes.length, lines.join('\n'));
+    for (const [index, line] of lines.entries()) {
+      const { exitCode, stdout, stderr } = await node.exec(['sh', '-c', line], { timeout: 120_000 });
+      assert.ok(exitCodes[index]?.includes(exitCode), `${line} exited ${exitCode}:\n${stdout}${stderr}`);
+    }
   }
 
   it('work as they are pasted into crm configure', async () => {
@@ -50,10 +66,36 @@ describe('the configurations in the documentation', () => {
     await failsOver();
   });
 
-  it('work as pcs commands', async () => {
+  it('work as pcs commands, and the commands of the manual with a guest that is preserved then', async () => {
     await cluster.sh(block('README.md', 'pcs resource create vm1'));
+    await cluster.sh(block('README.md', 'pcs resource create kvm-watch'));
+    await cluster.settled();
     await isValid();
-    await failsOver();
+    const node = await failsOver();
+    const done = [0];
+    const attention = [1];
+    const findings = [0, 1, 3];
+    await run(node, 'README.md', 'crm configure property node-health-strategy', [done]);
+    // The first is refused, because the resource is there already.
+    await run(node, 'README.md', 'kvmha configure', [attention, done, done]);
+    await run(node, 'README.md', 'kvmha doctor', [findings, findings]);
+    await run(node, 'README.md', 'kvmha policy check', [done, done, done, done, done]);
+    await run(node, 'README.md', 'kvmha host-health', [done, done]);
+    await run(node, 'docs/runbook.md', 'kvmha status', [attention, done]);
+    // No journald runs in the lab.
+    await run(node, 'docs/runbook.md', 'kvmha proof', [done, [0, 1, 127], findings, done]);
+    await run(node, 'docs/runbook.md', 'kvmha postmortem', [done]);
+    await node.check(['cp', '/var/log/kvmha/events.jsonl', '/tmp/events.jsonl']);
+    await run(node, 'docs/monitoring.md', 'kvmha timeline', [done, done, done]);
+    await node.check(['mkdir', '-p', '/var/lib/prometheus/node-exporter']);
+    await run(node, 'docs/monitoring.md', '* * * * * root kvmha metrics', [done]);
+    // It is refused, because the guest runs elsewhere.
+    await run(node, 'docs/runbook.md', 'crm resource unmanage', [done, attention, done]);
+    // Once it is released, there is nothing here to be resumed or quiesced, and nothing to be released.
+    const all = [attention, done, done, done, done, done, attention, attention];
+    await run(node, 'README.md', 'kvmha status', all);
+    await run(node, 'docs/runbook.md', 'kvmha release', [done]);
+    await cluster.sh('pcs resource delete kvm-watch');
   });
 
   for (const way of ['crm configure show vm1', 'cibadmin --query']) {
