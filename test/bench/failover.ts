@@ -4,11 +4,9 @@
  * node test/bench/failover.ts --help
  */
 import { readFileSync, writeFileSync } from 'node:fs';
-import { cpus, loadavg } from 'node:os';
-import { Command, InvalidArgumentError, Option } from 'commander';
+import { Command } from 'commander';
 import { messageOf } from '../../lib/error.ts';
 import { Cluster } from '../cluster/support.ts';
-import type { LabNode } from '../lab/client.ts';
 import { block } from '../support/documentation.ts';
 import { plot } from './failover/plot.ts';
 import {
@@ -21,6 +19,8 @@ import {
   setWatcher,
 } from './failover/run.ts';
 import { markdown, summarize } from './failover/summary.ts';
+import { machine } from './machine.ts';
+import { someOf, toCount } from './options.ts';
 
 interface Options {
   readonly runs: number;
@@ -63,40 +63,11 @@ async function measureAll({ runs, faults, agents }: Options): Promise<Measuremen
       }
     }
   }
-  return { on: await machine(cluster.node(1)), date: new Date().toISOString().slice(0, 10), outcomes };
-}
-
-async function machine(node: LabNode): Promise<string> {
-  const version = async (...command: string[]) =>
-    /\d+(?:\.\d+)+/.exec(await node.check(command))?.[0] ?? 'of unknown version';
-  const [qemu, libvirt, pacemaker] = [
-    await version('qemu-system-x86_64', '--version'),
-    await version('virsh', '--version'),
-    await version('crm_mon', '--version'),
-  ];
-  return (
-    `three nodes on one machine with ${cpus().length} processors (${cpus()[0]?.model.trim()}) and a load of ${loadavg()[2]?.toFixed(1)}, guests emulated (TCG), ` +
-    `QEMU ${qemu}, libvirt ${libvirt}, Pacemaker ${pacemaker}`
-  );
-}
-
-function toCount(value: string): number {
-  if (!/^[1-9]\d?$/.test(value)) {
-    throw new InvalidArgumentError('1 to 99 are wanted.');
-  }
-  return Number(value);
-}
-
-/** An option whose value names some of `all`, with commas between. */
-function someOf<Name extends string>(flags: string, description: string, all: readonly Name[]): Option {
-  return new Option(flags, `${description}: ${all.join(',')}`).default(all, 'all').argParser((value) =>
-    value.split(',').map((name) => {
-      if (!(all as readonly string[]).includes(name)) {
-        throw new InvalidArgumentError(`"${name}" is none of ${all.join(', ')}.`);
-      }
-      return name as Name;
-    }),
-  );
+  return {
+    on: `three nodes on ${await machine(cluster.node(1))}`,
+    date: new Date().toISOString().slice(0, 10),
+    outcomes,
+  };
 }
 
 const program = new Command('failover')

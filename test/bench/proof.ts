@@ -7,12 +7,13 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
-import { Command, InvalidArgumentError } from 'commander';
+import { Command } from 'commander';
 import { messageOf } from '../../lib/error.ts';
 import type { Disk } from '../guest/domain.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { type Qemu, qemus } from '../support/qemus.ts';
 import { QuiesceGuest } from '../support/quiesced.ts';
+import { toCount } from './options.ts';
 import { plot } from './proof/plot.ts';
 import { type Measured, type Series, stepTable, table } from './proof/summary.ts';
 
@@ -80,13 +81,6 @@ async function measure(node: LabNode, qemu: Qemu, series: Series, count: number,
   await guest.end();
   await node.exec(['sh', '-c', `rm -f /shared/${name}*`]);
   return { took, steps };
-}
-
-function toCount(value: string): number {
-  if (!/^[1-9]\d?$/.test(value)) {
-    throw new InvalidArgumentError('1 to 99 are wanted.');
-  }
-  return Number(value);
 }
 
 const program = new Command('proof')

@@ -170,6 +170,8 @@ export class ReplayServer implements AsyncDisposable {
         return returns.find((value) => Array.isArray(value));
       case 'query-blockstats':
         return [];
+      case 'query-migrate':
+        return {};
       default:
         return undefined;
     }
