@@ -169,7 +169,10 @@ export function createProgram(): { readonly program: Command; readonly exitCode:
       '-o, --output <directory>',
       'the folder to be made [default: one below the dump.directory of the policy]',
     )
-    .option('--memory', 'dump the memory also after a memory error of the host, which may end QEMU')
+    .option(
+      '--memory',
+      'dump the memory also after a memory error of the host, without the pages that cannot be read',
+    )
     .option('--no-memory', 'do not dump the memory')
     .option('--format <format>', 'elf or kdump-zlib [default: dump.format of the policy]', readFormat)
     .option(

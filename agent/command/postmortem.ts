@@ -4,6 +4,7 @@ import { isatty } from 'node:tty';
 import { Deadline } from '../../lib/deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
+import type { Look } from '../../lib/guest/look.ts';
 import { lackOfSpace, memorySize, partialDump } from '../../lib/guest/memory-dump.ts';
 import { collectPostmortem, type Manifest } from '../../lib/guest/postmortem.ts';
 import { archive, archiveOf, partialArchive } from '../../lib/guest/postmortem-archive.ts';
@@ -127,7 +128,8 @@ async function collect(
       end(directory, failure);
     });
     try {
-      const withoutMemory = whyWithoutMemory(options.memory, seen.record?.fault);
+      const failure = memoryFailure(seen);
+      const withoutMemory = whyWithoutMemory(options.memory, failure);
       const copies = options.tar ? 2 : 1;
       if (options.tar && existsSync(archiveOf(directory))) {
         throw new KvmhaError('file', `${archiveOf(directory)} cannot be made: it is there already`);
@@ -143,6 +145,7 @@ async function collect(
           directory,
           format: options.format ?? options.policy.dump.format,
           withoutMemory,
+          pastQemu: failure !== undefined,
           onProgress: (done, total) => progress.show(done, total),
         },
         deadline,
@@ -223,13 +226,26 @@ function tidy({ name, uuid, resource }: Guest, { directory, keep }: Policy['dump
   }
 }
 
-/** After a memory error of the host, to read the bad page is to end qemu. */
-export function whyWithoutMemory(wanted: boolean | undefined, fault: string | undefined): string | undefined {
+/** The memory error of the host that is on record for a guest, in words. */
+function memoryFailure({ record, observation }: Look): string | undefined {
+  const known = [record?.fault, observation.heldFault, observation.survivedError];
+  return known.find((fault) => /memory/i.test(fault ?? ''));
+}
+
+/**
+ * Why the memory is not dumped. After a memory error of the host it has to be asked for: where memory has failed once,
+ * the kernel may come, while it copies, upon another bad page that nobody has found yet, and cannot go on then.
+ */
+export function whyWithoutMemory(
+  wanted: boolean | undefined,
+  failure: string | undefined,
+): string | undefined {
   if (wanted === false) {
     return 'it was not to be dumped (--no-memory)';
   }
-  return wanted === undefined && /memory/i.test(fault ?? '')
-    ? `the guest was hit by ${fault}, and reading the bad page would end its qemu; --memory dumps it all the same`
+  return wanted === undefined && failure !== undefined
+    ? `the guest was hit by ${failure}, and to read another bad page that nobody has found yet can take the node down; ` +
+        '--memory dumps it all the same, without the pages that are known to be bad'
     : undefined;
 }
 
@@ -254,9 +270,12 @@ function abandonOnSignal(directory: string, end: (failure: string) => void): () 
 }
 
 /** What was collected, for a terminal. @param path of the folder or the archive */
-export function renderManifest(path: string, { files, missing, complete }: Manifest): string {
+export function renderManifest(path: string, { files, missing, unreadable, complete }: Manifest): string {
   const lines = [
     ...files.map(({ name, bytes }) => `  ${name}  ${size(bytes)}`),
+    ...unreadable.map(
+      ({ address, bytes }) => `  not in the memory: ${size(bytes)} at ${address}, which cannot be read`,
+    ),
     ...missing.map(({ name, why }) => `  missing: ${plain(`${name}: ${why}`)}`),
     complete
       ? `The post-mortem in ${path} is complete; manifest.json lists its files.`

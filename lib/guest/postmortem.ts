@@ -34,6 +34,7 @@ import {
   PARTIAL,
   partialDump,
 } from './memory-dump.ts';
+import { dumpPastQemu, hex, memoryLayout, type Unreadable } from './memory-past-qemu.ts';
 
 export interface PostmortemOptions {
   /** Absolute path of the folder to be made for it. */
@@ -41,6 +42,8 @@ export interface PostmortemOptions {
   readonly format: DumpFormat;
   /** Why the memory is not dumped; undefined if it is. */
   readonly withoutMemory: string | undefined;
+  /** Whether a page of the memory may be unreadable: it is then copied past QEMU, as ELF whatever the format. */
+  readonly pastQemu: boolean;
   readonly onProgress: OnProgress;
 }
 
@@ -60,6 +63,8 @@ export interface Manifest {
   readonly complete: boolean;
   readonly files: readonly { readonly name: string; readonly bytes: number; readonly sha256: string }[];
   readonly missing: readonly { readonly name: string; readonly why: string }[];
+  /** What of the guest's memory could not be read, and is not in its dump: physical addresses. */
+  readonly unreadable: readonly { readonly address: string; readonly bytes: number }[];
 }
 
 /** QMP queries that are collected, each into a file of its name. None changes anything. */
@@ -143,6 +148,9 @@ export async function collectPostmortem(
   await keep('registers.txt', async () =>
     String(await ask('human-monitor-command', { 'command-line': 'info registers -a' })),
   );
+  // That it fails is told where it is needed.
+  const layout = options.pastQemu ? memoryLayout(seen.monitor, deadline) : undefined;
+  await Promise.allSettled([layout]);
   // QEMU serves one client at a time, and the cluster's monitor wants to ask, too.
   seen.monitor?.close();
   const name = seen.uuid ?? guest.name;
@@ -150,10 +158,18 @@ export async function collectPostmortem(
     guest.virsh.command(['dumpxml', `--domain=${name}`], deadline.within(PATIENCE)),
   );
   await keep('libvirt.txt', () => libvirtText(guest, name, deadline));
-  const dump = dumpName(options.format);
+  const dump = dumpName(layout === undefined ? options.format : 'elf');
+  let unreadable: readonly Unreadable[] = [];
   try {
-    const uuid = dumpable(seen, options.withoutMemory);
-    await dumpMemory(guest, uuid, options.directory, options.format, options.onProgress, deadline);
+    if (options.withoutMemory !== undefined) {
+      throw new KvmhaError('program-failed', options.withoutMemory);
+    }
+    const { directory, format, onProgress } = options;
+    if (layout === undefined) {
+      await dumpMemory(guest, dumpable(seen), directory, format, onProgress, deadline);
+    } else {
+      unreadable = await dumpPastQemu(await layout, qemu, directory, onProgress, deadline);
+    }
     names.push(dump);
   } catch (error) {
     rmSync(partialDump(options.directory), { force: true });
@@ -177,6 +193,7 @@ export async function collectPostmortem(
     complete: missing.length === 0,
     files,
     missing,
+    unreadable: unreadable.map(({ physical, bytes }) => ({ address: hex(physical), bytes })),
   };
   writeManifest(options.directory, manifest);
   return manifest;
@@ -200,13 +217,10 @@ function makeFolder(directory: string): void {
 /**
  * Which domain libvirt is to dump.
  *
- * @throws KvmhaError `unreachable` where the memory cannot be written, `program-failed` where it is not to be
+ * @throws KvmhaError `unreachable` where it cannot
  */
-function dumpable({ uuid, observation }: Look, withoutMemory: string | undefined): string {
+function dumpable({ uuid, observation }: Look): string {
   const { libvirt } = observation;
-  if (withoutMemory !== undefined) {
-    throw new KvmhaError('program-failed', withoutMemory);
-  }
   if (libvirt.kind !== 'state' || uuid === undefined) {
     const why =
       libvirt.kind === 'silent' ? `libvirt does not answer (${libvirt.why})` : 'libvirt does not know it';

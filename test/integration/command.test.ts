@@ -564,6 +564,31 @@ describe('the command on two nodes without a cluster', { timeout: 600_000 }, () 
       );
     });
 
+    test('has the memory but for the pages that cannot be read, if it is wanted after a memory error', async () => {
+      const elements = "  <memoryBacking><source type='file'/><access mode='private'/></memoryBacking>\n";
+      const poisoned = await preservedGuest(node, 'poisoned', { memory: 32, elements });
+      const record = `/run/kvmha/guests/${poisoned.resource.domain.uuid}/quiesce.json`;
+      await node.check(['sed', '-i', 's/"fault": *"[^"]*"/"fault": "memory failure"/', record]);
+      // What lies behind the end of its file cannot be read, as a page that has failed.
+      await node.check(['sh', '-c', 'truncate --size 31M /var/lib/libvirt/qemu/ram/*-poisoned/*']);
+      exits(
+        await kvmha(node, 'postmortem', 'poisoned', '-o', '/var/pm5'),
+        1,
+        /missing: memory\.elf: .*--memory/,
+      );
+      exits(
+        await kvmha(node, 'postmortem', 'poisoned', '-o', '/var/pm6', '--memory', '--format=kdump-zlib'),
+        0,
+        /not in the memory: 1\.0 MiB at 0x1f00000, which cannot be read/,
+      );
+      const manifest = JSON.parse(readFileSync(node.path('/var/pm6/manifest.json'), 'utf8'));
+      assert.deepEqual(manifest.unreadable, [{ address: '0x1f00000', bytes: 1024 ** 2 }]);
+      assert.ok(modes('/var/pm6').every(([, mode]) => mode === '600'));
+      await node.check(['sh', '-c', 'cd /var/pm6 && sha256sum --check --strict --quiet SHA256SUMS']);
+      answers(await poisoned.probe(), 7);
+      exits(await kvmha(node, 'release', 'poisoned'), 0);
+    });
+
     test('makes older ones go, as the policy says, but not those of guests that are still here', async () => {
       for (const name of ['old-2020-01-01T00-00-00Z', 'old-2020-01-02T00-00-00Z', 'notes']) {
         node.write(`/var/kept/${name}/manifest.json`, '{}');

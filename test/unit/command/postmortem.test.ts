@@ -18,6 +18,7 @@ const manifest: Manifest = {
   complete: true,
   files: [{ name: 'memory.elf', bytes: 1024 ** 3, sha256: '' }],
   missing: [],
+  unreadable: [],
 };
 
 test('each post-mortem gets a folder of its own, whatever the guest is called', () => {
@@ -26,10 +27,9 @@ test('each post-mortem gets a folder of its own, whatever the guest is called', 
   assert.equal(folderFor('a/../b c', moment, '/dumps'), '/dumps/a%2F..%2Fb%20c-2026-11-25T02-01-07Z');
 });
 
-test('memory is dumped unless it was not to be, or reading it would end qemu', () => {
-  assert.equal(whyWithoutMemory(undefined, 'io-error'), undefined);
+test('memory is dumped unless it was not to be, or has failed and was not asked for', () => {
   assert.equal(whyWithoutMemory(undefined, undefined), undefined);
-  assert.match(whyWithoutMemory(false, 'io-error') ?? '', /--no-memory/);
+  assert.match(whyWithoutMemory(false, undefined) ?? '', /--no-memory/);
   assert.match(whyWithoutMemory(undefined, 'memory-failure') ?? '', /--memory dumps it all the same/);
   assert.equal(whyWithoutMemory(true, 'memory-failure'), undefined);
 });
@@ -38,6 +38,10 @@ test('what was collected is listed, and what is missing', () => {
   assert.match(
     renderManifest('/d', manifest),
     /^ {2}memory\.elf {2}1\.0 GiB\nThe post-mortem in \/d is complete/,
+  );
+  assert.match(
+    renderManifest('/d', { ...manifest, unreadable: [{ address: '0x3f000', bytes: 4096 }] }),
+    /^ {2}not in the memory: 4\.0 KiB at 0x3f000, which cannot be read\nThe post-mortem in \/d is complete/m,
   );
   const missing = [{ name: 'memory.elf', why: 'no\nspace' }];
   assert.match(
