@@ -24,7 +24,7 @@ const NOT_WELL: QuickAnswer = { kind: 'not-well' };
 
 /**
  * The answer of a recurring monitor to a guest that runs well: one session on the guest's own QMP socket, and a few
- * small files. Whatever is not so, or not known for certain, is left to the whole agent, which says and does what has
+ * small files; and of a monitor with role=Stopped where nothing of the guest is to be seen. Whatever is not so, or not known for certain, is left to the whole agent, which says and does what has
  * to be said and done about it.
  */
 export async function answerQuickly(
@@ -38,7 +38,6 @@ export async function answerQuickly(
   const { parameters, problems } = readParameters(env);
   if (
     environment.isProbe ||
-    environment.isMonitorOfStopped ||
     environment.log.debug ||
     problemsForAction('monitor', problems).length > 0 ||
     parameters.monitor_scripts.length > 0
@@ -46,6 +45,11 @@ export async function answerQuickly(
     return NOT_TRIED;
   }
   const guest = cachedIdentityOf(parameters.config, resourceFile(environment.instance));
+  if (guest !== undefined && environment.isMonitorOfStopped) {
+    const { isAbsent } = await import('./quick-stopped.ts');
+    const absent = await isAbsent(guest, actionDeadline(environment));
+    return absent ? { kind: 'answered', code: OCF.NOT_RUNNING } : NOT_TRIED;
+  }
   if (guest === undefined || !hasRunningRecord(guest)) {
     return NOT_TRIED;
   }

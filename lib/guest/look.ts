@@ -6,13 +6,7 @@ import { Mounts } from '../linux/local-mounts.ts';
 import { type Hold, holdsOf, identifyFiles, openStorage } from '../linux/open-files.ts';
 import { isAlive, type ProcessIdentity, processorTime } from '../linux/process.ts';
 import { type CommandLine, parseCommandLine } from '../qemu/command-line.ts';
-import {
-  dyingProcess,
-  findQemuProcesses,
-  type QemuProcess,
-  readPidFile,
-  vcpuThreads,
-} from '../qemu/qemu-process.ts';
+import { type QemuProcess, vcpuThreads } from '../qemu/qemu-process.ts';
 import { isObject, type Monitor } from '../qemu/qmp.ts';
 import { blockNodes } from '../quiesce/inspection.ts';
 import { observeProof } from '../quiesce/observe.ts';
@@ -23,13 +17,7 @@ import { readPendingStart } from '../record/pending-start.ts';
 import { type QuiesceRecord, readRecord } from '../record/record.ts';
 import { readReported } from '../record/reported.ts';
 import { type RunImage, readRunningRecord } from '../record/running-record.ts';
-import type {
-  FailedDevice,
-  LibvirtView,
-  MonitorView,
-  Observation,
-  ProcessView,
-} from '../state/observation.ts';
+import type { FailedDevice, LibvirtView, MonitorView, Observation } from '../state/observation.ts';
 import {
   askStatus,
   connect,
@@ -41,6 +29,7 @@ import {
   survivedErrors,
 } from './ask-qemu.ts';
 import type { Guest } from './guest.ts';
+import { processes } from './processes.ts';
 import { type ReportedErrors, reportedErrors } from './reported-errors.ts';
 
 /** How often a look is repeated at most because a process came or went meanwhile. */
@@ -253,41 +242,6 @@ export function libvirtFolderOf(qemu: QemuProcess): string | undefined {
   const file =
     /"file":"((?:[^"\\]|\\.)*)"/.exec(secret ?? '')?.[1] ?? /(?:^|,)file=([^,]*)/.exec(secret ?? '')?.[1];
   return file === undefined ? undefined : dirname(file);
-}
-
-interface Processes {
-  readonly view: ProcessView;
-  readonly qemu: QemuProcess | undefined;
-  readonly dying: ProcessIdentity | undefined;
-}
-
-function processes(guest: Guest): Processes {
-  const none = { qemu: undefined, dying: undefined };
-  try {
-    const [qemu] = findQemuProcesses(guest);
-    if (qemu !== undefined) {
-      return { ...none, view: { kind: 'alive', pid: qemu.pid, stopped: /^[Tt]/.test(qemu.state) }, qemu };
-    }
-    const dying = findDying(guest);
-    return dying === undefined
-      ? { ...none, view: { kind: 'none' } }
-      : { ...none, view: { kind: 'dying', pid: dying.pid }, dying };
-  } catch (error) {
-    if (isKvmhaError(error)) {
-      return { ...none, view: { kind: 'unknown', why: messageOf(error) } };
-    }
-    throw error;
-  }
-}
-
-function findDying(guest: Guest): ProcessIdentity | undefined {
-  const filed = readPidFile(`/run/libvirt/qemu/${guest.name}.pid`);
-  const dying = filed === undefined ? undefined : dyingProcess(filed);
-  if (dying !== undefined) {
-    return dying;
-  }
-  const recorded = readRunningRecord(guest)?.qemu;
-  return recorded !== undefined && isAlive(recorded) ? recorded : undefined;
 }
 
 async function libvirtView(
