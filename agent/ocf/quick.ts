@@ -24,8 +24,8 @@ const NOT_WELL: QuickAnswer = { kind: 'not-well' };
 
 /**
  * The answer of a recurring monitor to a guest that runs well: one session on the guest's own QMP socket, and a few
- * small files; and of a monitor with role=Stopped where nothing of the guest is to be seen. Whatever is not so, or not known for certain, is left to the whole agent, which says and does what has
- * to be said and done about it.
+ * small files; and that of a monitor with role=Stopped where nothing of the guest is to be seen. Whatever is not so, or
+ * not known for certain, is left to the whole agent, which says and does what has to be said and done about it.
  */
 export async function answerQuickly(
   args: readonly string[],
