@@ -112,11 +112,11 @@ describe('a guest that is migrated', { concurrency: 3 }, () => {
 
   test('is held to the speed and the downtime from its first page on', async () => {
     await using guest = await traveller('limits');
-    const answer = guest.migrate({ parameters: { migration_speed: '2', migration_downtime: '1234' } });
+    const answer = guest.migrate({ parameters: { migration_speed: '1', migration_downtime: '1234' } });
     answer.catch(() => {});
     await until('memory to be sent', async () => (await guest.phase()) === 'active');
     const limits = (await guest.qemu('query-migrate-parameters')) as Record<string, number>;
-    assert.equal(limits['max-bandwidth'], 2 * 1024 * 1024);
+    assert.equal(limits['max-bandwidth'], 1024 * 1024);
     assert.equal(limits['downtime-limit'], 1234);
     await guest.hasten();
     answers(await answer, 0);
