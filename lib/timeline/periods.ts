@@ -46,7 +46,8 @@ function conditionAfter({ what, entry }: JournalLine, before: Condition | undefi
   if (before === 'preserved') {
     return before; // Nothing but its end ends that.
   }
-  if (what === 'proved') {
+  // Who proved it may have been killed before it wrote that down; a stop that finds it so does.
+  if (what === 'proved' || (what === 'seen' && entry['state'] === 'quiesced-failover-safe')) {
     return 'preserved';
   }
   if (what === 'seen' && event === 'STOP') {

@@ -97,5 +97,7 @@ describe('what a guest was for a while', () => {
       line('done', { action: 'release', outcome: 'shut-off' }),
     ];
     assert.deepEqual(periodsOf(lines), [{ node: 'n', guest: 'web', condition: 'preserved', from: 0, to: 4 }]);
+    const found = line('seen', { state: 'quiesced-failover-safe', words: 'found so, and left alone' });
+    assert.deepEqual(periodsOf([found, ...lines.slice(1)]), periodsOf(lines));
   });
 });
