@@ -155,8 +155,9 @@ demo: setup build ## Show a guest fail over without fencing in a cluster on this
 
 bench: setup build ## Measure start-up, monitors, watcher and failovers, beside VirtualDomain's, in an hour (as root) [RUNS=3]
 	node test/bench/start-up.ts build/kvmha
-	node test/bench/monitor.ts 30 --json build/bench-monitor.json
+	node test/bench/monitor.ts --json build/bench-monitor.json --svg build/bench-monitor.svg
 	node test/bench/monitors.ts --json build/bench-monitors.json
+	node test/bench/watcher.ts --json build/bench-watcher.json
 	node test/bench/proof.ts --runs $(RUNS) --json build/bench-proof.json --svg build/bench-proof.svg
 	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg
 

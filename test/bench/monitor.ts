@@ -1,131 +1,257 @@
 /**
- * Compares one monitor of KvmGuest with one of VirtualDomain and with a bare `virsh domstate`, as whole processes
- * with their children, in one run and in turn: node test/bench/monitor.ts [RUNS] [--json FILE]
+ * Compares calls of KvmGuest with those of VirtualDomain and of a bare virsh, as whole processes with their children,
+ * in one run and in turn. node test/bench/monitor.ts --help
  *
  * A cluster of one node, since VirtualDomain asks the cluster in every monitor.
  */
-import { writeFileSync } from 'node:fs';
+import { copyFileSync, writeFileSync } from 'node:fs';
+import { Command } from 'commander';
+import { sleep } from '../../lib/deadline.ts';
+import { messageOf } from '../../lib/error.ts';
 import { createDisk, waitForTicks } from '../guest/witness.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { AGENT, installedTree, Resource } from '../support/agent.ts';
+import { processes } from '../support/host.ts';
+import { callEnvironment, type Measurement, measure, spreadWords } from './calls/measure.ts';
+import { type Called, plot } from './calls/plot.ts';
+import { machine } from './machine.ts';
+import { someOf, toCount } from './options.ts';
 
 const VIRTUAL_DOMAIN = '/usr/lib/ocf/resource.d/heartbeat/VirtualDomain';
 const WARM_UP = 2;
 
-/** Runs its arguments as a command and prints wall, user and system time (s) and the largest process's memory (kB). */
-const MEASURE = `
-import os, resource, sys, time
-start = time.monotonic()
-null = os.open(os.devnull, os.O_RDWR)
-pid = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ,
-    file_actions=[(os.POSIX_SPAWN_DUP2, null, 0), (os.POSIX_SPAWN_DUP2, null, 1), (os.POSIX_SPAWN_DUP2, null, 2)])
-_, status, usage = os.wait4(pid, 0)
-print(time.monotonic() - start, usage.ru_utime, usage.ru_stime, usage.ru_maxrss, os.waitstatus_to_exitcode(status))
-`;
+/** Seconds after which who waits for a libvirtd that hangs is ended. */
+const HANGS = 5;
 
-interface Measurement {
-  readonly wall: number;
-  readonly cpu: number;
-  readonly memory: number;
-  readonly exitCode: number;
-}
+const PARTS = ['monitor', 'start-stop', 'hung'] as const;
+type Part = (typeof PARTS)[number];
 
-interface Case {
-  readonly name: string;
+interface Case extends Called {
   readonly command: readonly string[];
-  readonly resource: Resource;
-  readonly interval: string;
-  readonly expected: number;
+  readonly env: Readonly<Record<string, string>>;
+  /** The exit code that must come; undefined where any may. */
+  readonly expected: number | undefined;
   readonly measurements: Measurement[];
 }
 
-async function measure(node: LabNode, each: Case): Promise<Measurement> {
-  const env = {
-    OCF_ROOT: '/usr/lib/ocf',
-    OCF_RA_VERSION_MAJOR: '1',
-    OCF_RESOURCE_INSTANCE: each.resource.domain.name,
-    OCF_RESKEY_crm_feature_set: '3.16.1',
-    OCF_RESKEY_config: each.resource.config,
-    OCF_RESKEY_CRM_meta_timeout: '30000',
-    OCF_RESKEY_CRM_meta_interval: each.interval,
-    __OCF_ACTION: 'monitor',
-    HA_LOGFILE: '/dev/null',
-    HA_RSCTMP: '/run/resource-agents',
-  };
-  const output = await node.check(['python3', '-c', MEASURE, ...each.command], { env });
-  const [wall = 0, user = 0, system = 0, memory = 0, exitCode = -1] = output.trim().split(' ').map(Number);
-  return { wall: wall * 1000, cpu: (user + system) * 1000, memory: memory / 1024, exitCode };
+function toCase(
+  who: string,
+  what: string,
+  command: readonly string[],
+  env: Readonly<Record<string, string>>,
+  expected?: number,
+): Case {
+  return { who, what, command, env, expected, measurements: [] };
 }
 
-function summary(values: readonly number[]): { min: number; median: number; max: number } {
-  const sorted = values.toSorted((a, b) => a - b);
-  const at = (share: number) => sorted[Math.floor((sorted.length - 1) * share)] ?? Number.NaN;
-  return { min: at(0), median: at(0.5), max: at(1) };
-}
-
-function cell(values: readonly number[]): string {
-  const { min, median, max } = summary(values);
-  return `${median.toFixed(0)} (${min.toFixed(0)}-${max.toFixed(0)})`.padStart(16);
-}
-
-const runs = Number(process.argv[2] ?? 30);
-await using tree = await installedTree();
-await using lab = await Lab.up({ nodes: 1, install: tree.path });
-const node = lab.node(1);
-
-const running = new Resource({ name: 'running', disks: [{ path: '/shared/running.img' }] });
-const stopped = new Resource({ name: 'stopped', disks: [{ path: '/shared/stopped.img' }] });
-for (const { domain, config } of [running, stopped]) {
-  await createDisk(`/shared/${domain.name}.img`, { node });
-  (domain === running.domain ? running : stopped).configure(node);
-  // Pacemaker knows both, so that their utilization can be set; it must not touch them.
-  await node.check([
-    ...['crm', '--force', 'configure', 'primitive', domain.name, 'ocf:heartbeat:VirtualDomain'],
-    ...['params', `config=${config}`, 'meta', 'is-managed=false'],
-  ]);
-}
-await running.call(node, 'start');
-await waitForTicks('/shared/running.img', 1, { node });
-
-const cases: Case[] = (
-  [
-    ['KvmGuest, running', [AGENT, 'monitor'], running, '10000', 0],
-    ['VirtualDomain, running', [VIRTUAL_DOMAIN, 'monitor'], running, '10000', 0],
-    ['virsh domstate, running', ['virsh', '--quiet', 'domstate', 'running'], running, '10000', 0],
-    ['KvmGuest, stopped', [AGENT, 'monitor'], stopped, '10000', 7],
-    ['VirtualDomain, stopped', [VIRTUAL_DOMAIN, 'monitor'], stopped, '10000', 7],
-    ['KvmGuest, probe', [AGENT, 'monitor'], stopped, '0', 7],
-    ['VirtualDomain, probe', [VIRTUAL_DOMAIN, 'monitor'], stopped, '0', 7],
-  ] as const
-).map(([name, command, resource, interval, expected]) => {
-  return { name, command, resource, interval, expected, measurements: [] };
-});
-// The identity of a domain is cached once its file has settled.
-await new Promise((resolve) => setTimeout(resolve, 4000));
-for (let run = -WARM_UP; run < runs; run += 1) {
-  for (const each of cases) {
-    const measurement = await measure(node, each);
-    if (measurement.exitCode !== each.expected) {
-      throw new Error(`${each.name} exited ${measurement.exitCode}, not ${each.expected}`);
-    }
-    if (run >= 0) {
-      each.measurements.push(measurement);
+/** Calls all of them in turn, so that a machine whose speed drifts favours none. */
+async function inTurn(node: LabNode, cases: readonly Case[], runs: number, warmUp = WARM_UP): Promise<void> {
+  for (let run = -warmUp; run < runs; run += 1) {
+    for (const each of cases) {
+      const measurement = await measure(node, each.command, each.env);
+      if (each.expected !== undefined && measurement.exitCode !== each.expected) {
+        throw new Error(`${each.who}, ${each.what}: exited ${measurement.exitCode}, not ${each.expected}`);
+      }
+      if (run >= 0) {
+        each.measurements.push(measurement);
+      }
     }
   }
 }
 
-console.log(`one monitor, ${runs} runs of each in turn: median (range)`);
-console.log(
-  `${''.padEnd(26)}${['wall ms', 'CPU ms', 'memory MiB'].map((head) => head.padStart(16)).join('')}`,
-);
-for (const { name, measurements } of cases) {
-  const columns = (['wall', 'cpu', 'memory'] as const).map((key) =>
-    cell(measurements.map((each) => each[key])),
-  );
-  console.log(name.padEnd(26) + columns.join(''));
+interface Guests {
+  readonly running: Resource;
+  readonly stopped: Resource;
+  readonly preserved: Resource;
 }
-const file = process.argv.indexOf('--json');
-if (file > 0) {
-  const result = cases.map(({ name, measurements }) => ({ name, measurements }));
-  writeFileSync(process.argv[file + 1] ?? 'monitor.json', `${JSON.stringify(result, null, 2)}\n`);
+
+async function setUp(node: LabNode): Promise<Guests> {
+  const resource = (name: string) => new Resource({ name, disks: [{ path: `/shared/${name}.img` }] });
+  const guests = {
+    running: resource('running'),
+    stopped: resource('stopped'),
+    preserved: resource('preserved'),
+  };
+  for (const guest of Object.values(guests)) {
+    await createDisk(`/shared/${guest.domain.name}.img`, { node });
+    guest.configure(node);
+    // Pacemaker knows them, so that their utilization can be set; it must not touch them.
+    await node.check([
+      ...['crm', '--force', 'configure', 'primitive', guest.domain.name, 'ocf:heartbeat:VirtualDomain'],
+      ...['params', `config=${guest.config}`, 'meta', 'is-managed=false'],
+    ]);
+  }
+  for (const guest of [guests.running, guests.preserved]) {
+    const { exitCode, reason } = await guest.call(node, 'start');
+    if (exitCode !== 0) {
+      throw new Error(`${guest.domain.name} was not started: ${reason}`);
+    }
+    await waitForTicks(`/shared/${guest.domain.name}.img`, 1, { node });
+  }
+  await node.check(['kvmha', 'quiesce', 'preserved']);
+  // The identity of a domain is cached once its file has settled.
+  await sleep(4000);
+  return guests;
 }
+
+function monitors({ running, stopped, preserved }: Guests, others: readonly Other[]): Case[] {
+  const agents = [{ who: 'KvmGuest', agent: AGENT }, ...others];
+  const situations = [
+    ['guest runs', running, { interval: '10000' }, 0, 0],
+    ['found stopped', stopped, { interval: '10000' }, 7, 7],
+    ['role=Stopped', stopped, { interval: '10000', role: 'Stopped' }, 7, 7],
+    ['probe of a stopped guest', stopped, { interval: '0' }, 7, 7],
+    // VirtualDomain knows no faults: to it a guest that stands still is one that runs.
+    ['guest is preserved', preserved, { interval: '10000' }, 7, 0],
+  ] as const;
+  const cases = situations.flatMap(([words, resource, meta, ours, theirs]) => {
+    const env = callEnvironment(resource, 'monitor', {
+      OCF_RESKEY_CRM_meta_interval: meta.interval,
+      ...('role' in meta ? { OCF_RESKEY_CRM_meta_role: meta.role } : {}),
+    });
+    const what = `monitor, ${words}`;
+    const { name } = resource.domain;
+    return [
+      ...agents.map(({ who, agent }) => toCase(who, what, [agent, 'monitor'], env, ours)),
+      toCase('VirtualDomain', what, [VIRTUAL_DOMAIN, 'monitor'], env, theirs),
+      toCase('virsh domstate', what, ['virsh', '--quiet', 'domstate', name], env),
+    ];
+  });
+  const env = callEnvironment(running, 'meta-data');
+  return [
+    ...cases,
+    ...agents.map(({ who, agent }) => toCase(who, 'meta-data', [agent, 'meta-data'], env, 0)),
+    toCase('VirtualDomain', 'meta-data', [VIRTUAL_DOMAIN, 'meta-data'], env, 0),
+  ];
+}
+
+/** The guest is ended at once, so that it is not the guest's shutdown that is measured. */
+function startsAndStops({ stopped }: Guests): Case[] {
+  const more = { OCF_RESKEY_force_stop: 'true' };
+  const [start, stop] = [callEnvironment(stopped, 'start', more), callEnvironment(stopped, 'stop', more)];
+  const { name } = stopped.domain;
+  return [
+    toCase('KvmGuest', 'start', [AGENT, 'start'], start, 0),
+    toCase('KvmGuest', 'stop (force_stop)', [AGENT, 'stop'], stop, 0),
+    toCase('VirtualDomain', 'start', [VIRTUAL_DOMAIN, 'start'], start, 0),
+    toCase('VirtualDomain', 'stop (force_stop)', [VIRTUAL_DOMAIN, 'stop'], stop, 0),
+    toCase('virsh create', 'start', ['virsh', '--quiet', 'create', stopped.config], start, 0),
+    toCase('virsh destroy', 'stop (force_stop)', ['virsh', '--quiet', 'destroy', name], stop, 0),
+  ];
+}
+
+function hung({ running }: Guests): Case[] {
+  const env = callEnvironment(running, 'monitor', { OCF_RESKEY_CRM_meta_interval: '10000' });
+  const what = `monitor, guest runs, libvirtd hangs (ended after ${HANGS} s)`;
+  const limited = (...command: string[]) => ['timeout', '--signal=KILL', String(HANGS), ...command];
+  return [
+    toCase('KvmGuest', what, limited(AGENT, 'monitor'), env, 0),
+    toCase('VirtualDomain', what, limited(VIRTUAL_DOMAIN, 'monitor'), env),
+    toCase('virsh domstate', what, limited('virsh', '--quiet', 'domstate', 'running'), env),
+  ];
+}
+
+/** Another build of the agent. */
+interface Other {
+  readonly who: string;
+  /** The agent in the node. */
+  readonly agent: string;
+}
+
+interface Options {
+  readonly runs: number;
+  readonly parts: readonly Part[];
+  readonly also?: string;
+  readonly json?: string;
+  readonly svg?: string;
+}
+
+async function measureAll({ runs, parts, also }: Options): Promise<{ on: string; cases: Case[] }> {
+  await using tree = await installedTree();
+  await using lab = await Lab.up({ nodes: 1, install: tree.path });
+  const node = lab.node(1);
+  const guests = await setUp(node);
+  const others: Other[] = [];
+  if (also !== undefined) {
+    const agent = '/root/other/KvmGuest';
+    await node.check(['mkdir', '-p', '/root/other']);
+    copyFileSync(also, node.path(agent));
+    others.push({ who: 'KvmGuest, other build', agent });
+  }
+  const all: Case[] = [];
+  if (parts.includes('monitor')) {
+    const cases = monitors(guests, others);
+    await inTurn(node, cases, runs);
+    all.push(...cases);
+  }
+  if (parts.includes('start-stop')) {
+    const cases = startsAndStops(guests);
+    await inTurn(node, cases, Math.ceil(runs / 4), 1);
+    all.push(...cases);
+  }
+  if (parts.includes('hung')) {
+    const cases = hung(guests);
+    const daemons = processes(node).filter(({ argv }) => /\b(?:libvirtd|virtqemud)$/.test(argv[0] ?? ''));
+    for (const { pid } of daemons) {
+      process.kill(pid, 'SIGSTOP');
+    }
+    await inTurn(node, cases, Math.ceil(runs / 10), 0);
+    for (const { pid } of daemons) {
+      process.kill(pid, 'SIGCONT');
+    }
+    all.push(...cases);
+  }
+  return { on: await machine(node), cases: all };
+}
+
+function row({ who, what, measurements }: Case): string {
+  const of = (value: (measurement: Measurement) => number) => spreadWords(measurements.map(value));
+  const codes = [...new Set(measurements.map(({ exitCode }) => exitCode))].join(', ');
+  const cells = [
+    ...[`${who}: ${what}`, codes, of(({ wall }) => wall), of(({ user, system }) => user + system)],
+    ...[
+      of(({ user }) => user),
+      of(({ system }) => system),
+      of(({ memory }) => memory),
+      of(({ read }) => read),
+    ],
+  ];
+  return `| ${cells.join(' | ')} |`;
+}
+
+const program = new Command('monitor')
+  .description('Measures calls of the agent beside those of VirtualDomain and virsh, in a lab (as root).')
+  .option('--runs <number>', 'how often each is called; a start and a stop a fourth of that', toCount, 30)
+  .addOption(someOf('--parts <names>', 'which calls', PARTS))
+  .option('--also <binary>', 'another build of kvmha, to be compared with build/kvmha')
+  .option('--json <file>', 'keep what was measured')
+  .option('--svg <file>', 'draw it')
+  .action(async (options: Options) => {
+    const { on, cases } = await measureAll(options);
+    const date = new Date().toISOString().slice(0, 10);
+    console.log(`Measured on ${date}, ${options.runs} runs of each in turn: ${on}. Median (range).\n`);
+    console.log(
+      '| call | exits | wall, ms | processor, ms | user, ms | system, ms | largest process, MiB | read, KiB |',
+    );
+    console.log('|---|---|---|---|---|---|---|---|');
+    for (const each of cases) {
+      console.log(row(each));
+    }
+    if (options.json !== undefined) {
+      const calls = cases.map(({ who, what, measurements }) => ({ who, what, measurements }));
+      writeFileSync(options.json, `${JSON.stringify({ date, on, calls }, null, 2)}\n`);
+    }
+    if (options.svg !== undefined) {
+      // Who only waits uses no processor.
+      const drawn = cases.filter(({ what }) => !what.includes('hangs'));
+      writeFileSync(options.svg, plot(drawn, `Measured on ${date}, ${options.runs} runs; ${on}`));
+    }
+  });
+
+try {
+  await program.parseAsync();
+} catch (error) {
+  console.error(`monitor: ${messageOf(error)}`);
+  process.exitCode = 1;
+}
+process.exit();
