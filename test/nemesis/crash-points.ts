@@ -4,6 +4,8 @@
  *   node test/nemesis/crash-points.ts [--every N] [--from N] [--only WORDS] [--list]
  */
 import { parseArgs } from 'node:util';
+import { Deadline } from '../../lib/deadline.ts';
+import { runChecked } from '../../lib/run.ts';
 import { crashPoints, FATES, interrupt, SCENARIOS, Stage } from './crash.ts';
 
 const { values } = parseArgs({
@@ -15,10 +17,22 @@ const { values } = parseArgs({
   },
 });
 const [every, from] = [Number(values.every), Number(values.from)];
+const chosen = SCENARIOS.filter(({ name }) => name.includes(values.only));
+if (!(Number.isInteger(every) && every > 0 && Number.isInteger(from) && from >= 0) || chosen.length === 0) {
+  const names = SCENARIOS.map(({ name }) => `  ${name}`).join('\n');
+  console.error(`every is a whole number from 1 on, from one from 0 on, and the actions are\n${names}`);
+  process.exit(2);
+}
+try {
+  await runChecked('strace', ['--version'], { deadline: Deadline.in(10_000) });
+} catch {
+  console.error('strace(1) is needed to find the moments at which an action can die, and is not there');
+  process.exit(2);
+}
 let [interrupted, failed] = [0, 0];
 {
   await using stage = await Stage.set();
-  for (const scenario of SCENARIOS.filter(({ name }) => name.includes(values.only))) {
+  for (const scenario of chosen) {
     const points = await crashPoints(stage, scenario);
     console.log(`${scenario.name}: ${points.length} moments`);
     for (const [index, point] of points.entries()) {

@@ -5,6 +5,7 @@
  */
 import { parseArgs } from 'node:util';
 import { torment } from './nemesis.ts';
+import { ACTIONS } from './schedule.ts';
 
 /** A cluster's history is judged whole, so that it must not grow for hours. */
 const ROUNDS = 10;
@@ -19,10 +20,31 @@ const { values } = parseArgs({
     short: { type: 'boolean', default: false },
   },
 });
-const rounds = Number(values.rounds);
-const until = Date.now() + Number(values.seconds) * 1000;
-const first = values.seed === undefined || values.seed === '' ? Date.now() % 1_000_000 : Number(values.seed);
-const isReplay = values.seed !== undefined && values.seed !== '';
+
+function refuse(words: string): never {
+  console.error(words);
+  process.exit(2);
+}
+
+function count(name: 'seconds' | 'seed' | 'rounds', otherwise: number): number {
+  const text = values[name] ?? '';
+  if (!/^\d{0,9}$/.test(text)) {
+    refuse(`${name}: "${text}" is not a whole number of at most nine digits`);
+  }
+  return text === '' ? otherwise : Number(text);
+}
+
+const rounds = count('rounds', ROUNDS);
+const until = Date.now() + count('seconds', 3600) * 1000;
+const first = count('seed', Date.now() % 1_000_000);
+const isReplay = (values.seed ?? '') !== '';
+if (!['', 'yes', 'no'].includes(values.watcher ?? '')) {
+  refuse(`watcher: "${values.watcher}" is neither yes nor no`);
+}
+const unknown = (values.only || 'storage-fails').split(',').find((name) => !(name in ACTIONS));
+if (unknown !== undefined) {
+  refuse(`only: "${unknown}" is none of ${Object.keys(ACTIONS).join(', ')}`);
+}
 let [clusters, played] = [0, 0];
 for (let seed = first; clusters === 0 || Date.now() < until; seed++) {
   clusters += 1;
