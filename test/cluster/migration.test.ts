@@ -46,10 +46,11 @@ describe('a guest that the cluster moves', () => {
     const to = cluster.node(from.name === 'node1' ? 'node2' : 'node1');
     // Pacemaker may or may not cancel that monitor before the migration, so it is also called here, while the guest
     // runs on the target and the migration is not over for the cluster.
-    await cluster.sh(`rm ${AGENT}; ln -s /usr/sbin/kvmha /usr/local/bin/KvmGuest`, to);
     const slow = '[ "$1" = migrate_from ] && while [ -e /run/wait ]; do sleep 0.1; done';
-    to.write(AGENT, `#!/bin/sh\n${slow}\nexec /usr/local/bin/KvmGuest "$@"\n`);
-    await cluster.sh(`chmod 755 ${AGENT}; touch /run/wait`, to);
+    to.write(`${AGENT}.slow`, `#!/bin/sh\n${slow}\nexec /usr/local/bin/KvmGuest "$@"\n`);
+    await cluster.sh('ln -s /usr/sbin/kvmha /usr/local/bin/KvmGuest; touch /run/wait', to);
+    // In one step: the cluster's own monitor, which comes every second, must never miss the agent.
+    await cluster.sh(`chmod 755 ${AGENT}.slow; mv --force ${AGENT}.slow ${AGENT}`, to);
     const monitor = async () => {
       const meta = { interval: '1000', role: 'Stopped', on_node: to.name };
       const env = { OCF_RESKEY_crm_feature_set: '3.16.1' };
