@@ -34,6 +34,8 @@ describe('a guest that the cluster moves', () => {
       await cluster.sh(command);
       await guest.runsOn(...cluster.lab.nodes.filter(({ name }) => name !== from.name));
       assert.deepEqual(await guest.boot(), boot);
+      // Another guest of the node may still be on its way, and the cluster would stop it if that ended now.
+      await cluster.settled();
       await cluster.sh(undo);
       await cluster.settled();
       assert.equal((await guest.judge()).length, 1);

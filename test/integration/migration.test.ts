@@ -566,7 +566,8 @@ describe('a migration that fails', () => {
     await guest.target.node.powerOn();
     Host.of(guest.target.node);
     answers(await guest.target.probe(), 7);
-    answers(await guest.migrate(), 0);
+    // libvirt examines the emulators of a node that has just been switched on when the guest comes to it.
+    answers(await guest.migrate({ meta: { timeout: '90000' } }), 0);
     await guest.runsOnly('target');
   });
 });
