@@ -5,7 +5,6 @@
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { Command } from 'commander';
-import { messageOf } from '../../lib/error.ts';
 import { Cluster } from '../cluster/support.ts';
 import { block } from '../support/documentation.ts';
 import { plot } from './failover/plot.ts';
@@ -21,6 +20,7 @@ import {
 import { markdown, summarize } from './failover/summary.ts';
 import { machine } from './machine.ts';
 import { someOf, toCount } from './options.ts';
+import { runProgram } from './program.ts';
 
 interface Options {
   readonly runs: number;
@@ -97,10 +97,4 @@ const program = new Command('failover')
     }
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  console.error(`failover: ${messageOf(error)}`);
-  process.exitCode = 1;
-}
-process.exit();
+await runProgram(program);

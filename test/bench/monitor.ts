@@ -7,7 +7,6 @@
 import { copyFileSync, writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { sleep } from '../../lib/deadline.ts';
-import { messageOf } from '../../lib/error.ts';
 import { createDisk, waitForTicks } from '../guest/witness.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { AGENT, installedTree, Resource } from '../support/agent.ts';
@@ -16,6 +15,7 @@ import { callEnvironment, type Measurement, measure, spreadWords } from './calls
 import { type Called, plot } from './calls/plot.ts';
 import { machine } from './machine.ts';
 import { someOf, toCount } from './options.ts';
+import { runProgram } from './program.ts';
 
 const VIRTUAL_DOMAIN = '/usr/lib/ocf/resource.d/heartbeat/VirtualDomain';
 const WARM_UP = 2;
@@ -248,10 +248,4 @@ const program = new Command('monitor')
     }
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  console.error(`monitor: ${messageOf(error)}`);
-  process.exitCode = 1;
-}
-process.exit();
+await runProgram(program);

@@ -5,16 +5,14 @@
  * QEMUs (recorded/serve.ts), because hundreds of real ones do not fit; VirtualDomain asks libvirt, and so gets real
  * domains, paused so that they need no processor time themselves.
  */
-import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { sleep } from '../../lib/deadline.ts';
-import { messageOf } from '../../lib/error.ts';
 import { domainXml } from '../guest/domain.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { AGENT, installedTree } from '../support/agent.ts';
 import { callEnvironment } from './calls/measure.ts';
-import { machine } from './machine.ts';
 import { percentile, toCounts } from './options.ts';
+import { conclude, runProgram } from './program.ts';
 import { configOf, nameOf, recordedGuests } from './recorded/guests.ts';
 
 interface Options {
@@ -173,18 +171,7 @@ const program = new Command('monitors')
       measured.push(await measure(node, VIRTUAL_DOMAIN, paused.slice(0, count), minutes));
       measured.slice(-1).forEach(show);
     }
-    const on = await machine(node);
-    console.log(`\nMeasured for ${minutes} min each on ${on}.`);
-    if (json !== undefined) {
-      const date = new Date().toISOString().slice(0, 10);
-      writeFileSync(json, `${JSON.stringify({ on, date, minutes, measured }, null, 2)}\n`);
-    }
+    await conclude(node, minutes, measured, json);
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  console.error(`monitors: ${messageOf(error)}`);
-  process.exitCode = 1;
-}
-process.exit();
+await runProgram(program);

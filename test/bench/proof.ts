@@ -8,12 +8,12 @@
 import { readFileSync, writeFileSync } from 'node:fs';
 import { cpus, loadavg } from 'node:os';
 import { Command } from 'commander';
-import { messageOf } from '../../lib/error.ts';
 import type { Disk } from '../guest/domain.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { type Qemu, qemus } from '../support/qemus.ts';
 import { QuiesceGuest } from '../support/quiesced.ts';
 import { toCount } from './options.ts';
+import { runProgram } from './program.ts';
 import { plot } from './proof/plot.ts';
 import { type Measured, type Series, stepTable, table } from './proof/summary.ts';
 
@@ -106,10 +106,4 @@ const program = new Command('proof')
     }
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  console.error(`proof: ${messageOf(error)}`);
-  process.exitCode = 1;
-}
-process.exit();
+await runProgram(program);

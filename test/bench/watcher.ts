@@ -3,16 +3,15 @@
  *
  * The guests are recorded QEMUs (recorded/serve.ts): what the watcher sends, gets and does is the same as with real ones.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
+import { readFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { Deadline, sleep } from '../../lib/deadline.ts';
-import { messageOf } from '../../lib/error.ts';
 import { livingThreads, memoryOf, processorTime } from '../../lib/linux/process.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
 import { installedTree } from '../support/agent.ts';
 import { Watch } from '../support/watch.ts';
-import { machine } from './machine.ts';
 import { toCounts } from './options.ts';
+import { conclude, runProgram } from './program.ts';
 import { recordedGuests } from './recorded/guests.ts';
 
 interface Options {
@@ -96,18 +95,7 @@ const program = new Command('watcher')
       ];
       console.log(`| ${cells.join(' | ')} |`);
     }
-    const on = await machine(node);
-    console.log(`\nMeasured for ${minutes} min each on ${on}.`);
-    if (json !== undefined) {
-      const date = new Date().toISOString().slice(0, 10);
-      writeFileSync(json, `${JSON.stringify({ on, date, minutes, measured }, null, 2)}\n`);
-    }
+    await conclude(node, minutes, measured, json);
   });
 
-try {
-  await program.parseAsync();
-} catch (error) {
-  console.error(`watcher: ${messageOf(error)}`);
-  process.exitCode = 1;
-}
-process.exit();
+await runProgram(program);
