@@ -2,25 +2,28 @@
  * Builds the one binary `kvmha`: node scripts/build.ts OUTPUT
  *
  * esbuild bundles the sources and the libraries into two scripts: agent/main.ts, which is run at every start and so is
- * kept small, and agent/whole.ts, which is an asset and loaded when it is needed. pkg puts them into a copy of the Node
- * that runs this file (node_modules/node). Nothing is downloaded. Beside OUTPUT stay the scripts (OUTPUT.cjs,
- * OUTPUT.whole.cjs), what V8 has compiled of the second (OUTPUT.whole.cache), esbuild's account of what is in them
- * (OUTPUT.meta.json, an account for each entry point), and OUTPUT.licenses, the terms of all that is in them and not ours.
+ * kept small, and agent/whole.ts, which is loaded when it is needed. pkg puts them into a copy of the Node that runs this
+ * file (node_modules/node), as assets. Nothing is downloaded. Beside OUTPUT stay the scripts (OUTPUT.main.cjs,
+ * OUTPUT.whole.cjs), what V8 has compiled of them (OUTPUT.main.code, OUTPUT.whole.code), esbuild's account of what is in
+ * them (OUTPUT.meta.json, an account for each entry point), and OUTPUT.licenses, the terms of all that is in them and not
+ * ours.
  */
 import { execFileSync } from 'node:child_process';
 import { globSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { basename, dirname, resolve } from 'node:path';
 import { build, type Metafile, type Plugin } from 'esbuild';
-import { WHOLE, WHOLE_CACHE } from '../agent/packed.ts';
+import { assetsOf, type PackedScript } from '../agent/packed/script.ts';
 import { reproduciblePkg, SAME_HASHES } from './reproducible-pkg.ts';
 
 const root = resolve(import.meta.dirname, '..');
 
-/** In the binary, agent/packed.ts stands for agent/whole.ts. */
+/** In the binary, what loads agent/whole.ts stands for it. */
 const packed: Plugin = {
   name: 'packed',
   setup({ onResolve }) {
-    onResolve({ filter: /^\.\/whole\.ts$/ }, () => ({ path: `${root}/agent/packed.ts` }));
+    onResolve({ filter: /^\.\/whole\.ts$/ }, () => ({
+      path: `${root}/agent/packed/whole-of-pkg.ts`,
+    }));
   },
 };
 
@@ -53,12 +56,15 @@ async function bundle(entry: string, script: string): Promise<Metafile> {
   return result.metafile;
 }
 
-/** What V8 has compiled of `script` when it has run far enough to answer `usage`. */
-function compile(script: string, cache: string): void {
+/** Writes what V8 compiles of a script beside it. @returns both, as assets of the binary */
+function compiled(name: PackedScript): { readonly [asset: string]: string } {
   const program = `${import.meta.dirname}/code-cache.ts`;
-  execFileSync(process.execPath, [SAME_HASHES, program, script, cache], {
+  const { source, code } = assetsOf(name);
+  const files = [`${output}.${source}`, `${output}.${code}`] as const;
+  execFileSync(process.execPath, [SAME_HASHES, program, name, ...files], {
     stdio: ['ignore', 'ignore', 'inherit'],
   });
+  return { [source]: basename(files[0]), [code]: basename(files[1]) };
 }
 
 function licenses(inputs: readonly string[]): string {
@@ -83,18 +89,21 @@ function licenseOf(directory: string): string {
  * Packs `script` with pkg's function for a single script rather than with its command: only the function
  * takes a Node that is already there and a configuration for Node's single executables.
  */
-async function pack(script: string, program: string): Promise<void> {
+async function pack(
+  script: string,
+  assets: { readonly [asset: string]: string },
+  program: string,
+): Promise<void> {
   const arch = process.arch;
   if (process.platform !== 'linux') {
     throw new Error(`kvmha is a program for Linux, and this is ${process.platform}`);
   }
   const seaConfig = {
     main: basename(script),
-    assets: { [WHOLE]: basename(`${output}.whole.cjs`), [WHOLE_CACHE]: basename(`${output}.whole.cache`) },
+    assets,
     disableExperimentalSEAWarning: true,
     useSnapshot: false,
-    // A third of the start-up time is spent compiling otherwise.
-    useCodeCache: true,
+    useCodeCache: false, // agent/packed/start.ts
     // What the agent prints on standard error ends up in the cluster's log, and what it does must not depend
     // on a NODE_OPTIONS of the operator's shell.
     // What OPENSSL_CONF names could load a library into the binary, and SIGUSR1 would open a debugger's port, to which
@@ -117,12 +126,12 @@ async function pack(script: string, program: string): Promise<void> {
 const output = resolve(process.argv[2] ?? `${root}/build/kvmha`);
 const unfinished = `${output}.${process.pid}`;
 try {
-  const main = await bundle('agent/main.ts', `${output}.cjs`);
+  await bundle('agent/packed/start.ts', `${output}.cjs`);
+  const main = await bundle('agent/main.ts', `${output}.main.cjs`);
   const whole = await bundle('agent/whole.ts', `${output}.whole.cjs`);
-  compile(`${output}.whole.cjs`, `${output}.whole.cache`);
   writeFileSync(`${output}.meta.json`, JSON.stringify({ main, whole }));
   writeFileSync(`${output}.licenses`, licenses(Object.keys({ ...main.inputs, ...whole.inputs })));
-  await pack(`${output}.cjs`, unfinished);
+  await pack(`${output}.cjs`, { ...compiled('main'), ...compiled('whole') }, unfinished);
   // An agent may be running from the old file: replace it, never write into it.
   renameSync(unfinished, output);
 } finally {

@@ -37,9 +37,8 @@ export async function connect(
   let monitor: QmpSocket | undefined;
   try {
     monitor = await QmpSocket.connect(path, deadline);
-    const answer = await monitor.execute('query-uuid', {}, deadline);
-    const uuid = isObject(answer) ? String(answer['UUID']) : '';
-    if (guest.uuid !== undefined && uuid.toLowerCase() !== guest.uuid.toLowerCase()) {
+    const uuid = await askUuid(monitor, deadline);
+    if (!isOf(guest, uuid)) {
       monitor.close();
       return NO_SOCKET;
     }
@@ -54,6 +53,21 @@ export async function connect(
     }
     throw error;
   }
+}
+
+/**
+ * `query-uuid`.
+ *
+ * @throws KvmhaError as Monitor.execute does
+ */
+export async function askUuid(monitor: Monitor, deadline: Deadline): Promise<string> {
+  const answer = await monitor.execute('query-uuid', {}, deadline);
+  return isObject(answer) ? String(answer['UUID']) : '';
+}
+
+/** Whether the QEMU with `uuid` is the guest's, as far as the guest's is known. */
+export function isOf(guest: { readonly uuid: string | undefined }, uuid: string): boolean {
+  return guest.uuid === undefined || uuid.toLowerCase() === guest.uuid.toLowerCase();
 }
 
 /** Whether it is neither for lack of time nor for a full queue (EAGAIN) that a monitor has not answered. */

@@ -1,10 +1,12 @@
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError } from '../error.ts';
+import { QmpSocket } from '../qemu/qmp.ts';
 import { hasRecord } from '../record/record.ts';
 import { readReported } from '../record/reported.ts';
 import type { Observation } from '../state/observation.ts';
-import { askStatus, connect, isInPostCopy, patience, survivedErrors } from './ask-qemu.ts';
+import { askStatus, askUuid, isInPostCopy, isOf, patience, survivedErrors } from './ask-qemu.ts';
 import { reportedErrors } from './reported-errors.ts';
+import { socketsOf } from './sockets.ts';
 
 /** What a quick look has shown of a guest that runs. */
 export interface QuickLook {
@@ -21,17 +23,23 @@ export async function quickLook(
   guest: { readonly name: string; readonly uuid: string | undefined },
   deadline: Deadline,
 ): Promise<QuickLook | undefined> {
-  const { monitor, uuid } = await connect(guest, patience(deadline));
-  if (monitor === undefined || uuid === undefined) {
+  const path = socketsOf(guest.name)?.agent;
+  if (path === undefined) {
     return undefined;
   }
+  let monitor: QmpSocket | undefined;
   try {
-    // A quiesce was begun, and it runs all the same: what became of it is for the whole look to find out.
-    if (hasRecord(uuid)) {
-      return undefined;
-    }
-    const view = await askStatus(monitor, patience(deadline));
-    if (!view.running || (await isInPostCopy(monitor, patience(deadline)))) {
+    const soon = patience(deadline);
+    monitor = await QmpSocket.connect(path, soon);
+    // Asked at once, to wait for QEMU only once.
+    const [uuid, view, inPostCopy, survived] = await Promise.all([
+      askUuid(monitor, soon),
+      askStatus(monitor, soon),
+      isInPostCopy(monitor, soon),
+      survivedErrors(monitor, soon),
+    ]);
+    // Where a quiesce was begun and it runs all the same, what became of it is for the whole look to find out.
+    if (!isOf(guest, uuid) || hasRecord(uuid) || !view.running || inPostCopy) {
       return undefined;
     }
     const reported = readReported(uuid);
@@ -43,7 +51,7 @@ export async function quickLook(
       monitor: view,
       process: { kind: 'unknown', why: 'not looked for, because QEMU answers' },
       quiesceBegun: false,
-      ...reportedErrors(reported, await survivedErrors(monitor, patience(deadline))),
+      ...reportedErrors(reported, survived),
     };
     return { observation, uuid };
   } catch (error) {
@@ -52,6 +60,6 @@ export async function quickLook(
     }
     throw error;
   } finally {
-    monitor.close();
+    monitor?.close();
   }
 }

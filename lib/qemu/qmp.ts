@@ -1,6 +1,6 @@
-import { createConnection, type Socket } from 'node:net';
 import { type Deadline, sleep } from '../deadline.ts';
-import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { openUnixSocket, type UnixSocket } from './unix-socket.ts';
 
 export type Json = null | boolean | number | string | readonly Json[] | { readonly [key: string]: Json };
 
@@ -58,32 +58,44 @@ interface Waiting {
   readonly reject: (error: KvmhaError) => void;
 }
 
-/** A QMP session over a UNIX socket (`-mon mode=control`), greeted and with capabilities negotiated. */
+const NEWLINE = 0x0a;
+
+/**
+ * A QMP session over a UNIX socket (`-mon mode=control`), greeted and with capabilities negotiated. Commands may be
+ * sent before the answers to others have come: QEMU executes and answers them in turn (docs/interop/qmp-spec).
+ */
 export class QmpSocket implements Monitor {
-  readonly #socket: Socket;
+  readonly #socket: UnixSocket;
   readonly #onEvent: ((event: QmpEvent) => void) | undefined;
   /** Resolves with the reason when the session has ended, by whoever. */
   readonly ended: Promise<KvmhaError>;
   #tellEnd: (error: KvmhaError) => void = () => {};
-  /** What has come of a message that has not ended yet, and how many characters these are. */
-  #received: string[] = [];
+  /** What has come of a message that has not ended yet, and how many bytes these are. */
+  #received: Uint8Array[] = [];
   #length = 0;
   #nextId = 1;
   #ended: KvmhaError | undefined;
-  #waiting: Waiting | undefined;
+  /** Commands without an answer, in the order in which they were sent. */
+  readonly #waiting: Waiting[] = [];
+  /** One of these whose answer nobody waits for any more. */
+  #overdue: string | undefined;
   #greeted: () => void = () => {};
   #refused: (error: KvmhaError) => void = () => {};
 
-  private constructor(socket: Socket, onEvent: ((event: QmpEvent) => void) | undefined) {
-    this.#socket = socket;
+  private constructor(path: string, onEvent: ((event: QmpEvent) => void) | undefined) {
     this.#onEvent = onEvent;
     this.ended = new Promise((resolve) => {
       this.#tellEnd = resolve;
     });
-    socket.setEncoding('utf8');
-    socket.on('data', (text: string) => this.#receive(text));
-    socket.on('error', (error) => this.#end(connectionError(error)));
-    socket.on('close', () => this.#end(new KvmhaError('protocol', 'QEMU closed the QMP connection')));
+    this.#socket = openUnixSocket(path, {
+      received: (bytes) => this.#receive(bytes),
+      ended: (error) =>
+        this.#end(
+          error === undefined
+            ? new KvmhaError('protocol', 'QEMU closed the QMP connection')
+            : connectionError(error),
+        ),
+    });
   }
 
   /**
@@ -117,7 +129,7 @@ export class QmpSocket implements Monitor {
     deadline: Deadline,
     onEvent: ((event: QmpEvent) => void) | undefined,
   ): Promise<QmpSocket> {
-    const session = new QmpSocket(createConnection(path), onEvent);
+    const session = new QmpSocket(path, onEvent);
     try {
       const greeting = new Promise<void>((resolve, reject) => {
         session.#greeted = resolve;
@@ -127,7 +139,8 @@ export class QmpSocket implements Monitor {
         }
       });
       await deadline.race(greeting, `the QMP greeting at ${path}`);
-      await session.execute('qmp_capabilities', {}, deadline);
+      // Its answer need not be awaited: nothing that is sent after it is answered before it.
+      session.#send('qmp_capabilities', {}).catch((error: KvmhaError) => session.#end(error));
       return session;
     } catch (error) {
       session.close();
@@ -139,17 +152,31 @@ export class QmpSocket implements Monitor {
     if (this.#ended !== undefined) {
       return Promise.reject(this.#ended);
     }
-    if (this.#waiting !== undefined) {
+    if (this.#overdue !== undefined) {
       return Promise.reject(
-        new KvmhaError('protocol', `${command}: the answer to ${this.#waiting.command} is still awaited`),
+        new KvmhaError('protocol', `${command}: the answer to ${this.#overdue} is still awaited`),
       );
     }
+    return this.#unlessOverdue(command, this.#send(command, args), deadline);
+  }
+
+  async #unlessOverdue(command: string, reply: Promise<Json>, deadline: Deadline): Promise<Json> {
+    try {
+      return await deadline.race(reply, `QEMU to answer ${command}`);
+    } catch (error) {
+      if (isKvmhaError(error, 'deadline')) {
+        this.#overdue = command;
+      }
+      throw error;
+    }
+  }
+
+  #send(command: string, args: { readonly [key: string]: Json }): Promise<Json> {
     const id = this.#nextId++;
-    const reply = new Promise<Json>((resolve, reject) => {
-      this.#waiting = { id, command, resolve, reject };
+    return new Promise<Json>((resolve, reject) => {
+      this.#waiting.push({ id, command, resolve, reject });
       this.#socket.write(`${JSON.stringify({ execute: command, arguments: args, id })}\r\n`);
     });
-    return deadline.race(reply, `QEMU to answer ${command}`);
   }
 
   close(): void {
@@ -157,11 +184,11 @@ export class QmpSocket implements Monitor {
     this.#socket.destroy();
   }
 
-  #receive(text: string): void {
+  #receive(bytes: Uint8Array): void {
     let from = 0;
-    for (let end = text.indexOf('\n'); end >= 0; end = text.indexOf('\n', from)) {
-      this.#received.push(text.slice(from, end));
-      const line = this.#received.join('');
+    for (let end = bytes.indexOf(NEWLINE); end >= 0; end = bytes.indexOf(NEWLINE, from)) {
+      this.#received.push(bytes.subarray(from, end));
+      const line = Buffer.concat(this.#received).toString('utf8');
       this.#received = [];
       this.#length = 0;
       from = end + 1;
@@ -172,8 +199,8 @@ export class QmpSocket implements Monitor {
         return;
       }
     }
-    this.#received.push(text.slice(from));
-    this.#length += text.length - from;
+    this.#received.push(bytes.subarray(from));
+    this.#length += bytes.length - from;
     if (this.#length > MAX_MESSAGE_BYTES) {
       this.#received = [];
       this.#fail('sent a message without end');
@@ -200,12 +227,15 @@ export class QmpSocket implements Monitor {
   }
 
   #answer(message: { readonly [key: string]: Json }): void {
-    const waiting = this.#waiting;
+    const [waiting] = this.#waiting;
     if (waiting === undefined || message['id'] !== waiting.id) {
       this.#fail('answered a question that was not asked');
       return;
     }
-    this.#waiting = undefined;
+    this.#waiting.shift();
+    if (this.#waiting.length === 0) {
+      this.#overdue = undefined;
+    }
     const error = message['error'];
     if (isObject(error)) {
       waiting.reject(QmpError.from(waiting.command, error));
@@ -227,8 +257,9 @@ export class QmpSocket implements Monitor {
     this.#ended ??= error;
     this.#tellEnd(this.#ended);
     this.#refused(this.#ended);
-    this.#waiting?.reject(this.#ended);
-    this.#waiting = undefined;
+    for (const { reject } of this.#waiting.splice(0)) {
+      reject(this.#ended);
+    }
   }
 }
 

@@ -53,7 +53,8 @@ const HOT_PATH = [
   'agent/ocf/quick.ts',
   'agent/ocf/utilization-age.ts',
   'agent/output.ts',
-  'agent/packed.ts',
+  'agent/packed/script.ts',
+  'agent/packed/whole-of-pkg.ts',
   'lib/deadline.ts',
   'lib/error.ts',
   'lib/guest/ask-qemu.ts',
@@ -69,6 +70,7 @@ const HOT_PATH = [
   'lib/qemu/command-line.ts',
   'lib/qemu/qemu-process.ts',
   'lib/qemu/qmp.ts',
+  'lib/qemu/unix-socket.ts',
   'lib/quiesce/proof.ts',
   'lib/record/directory.ts',
   'lib/record/io-error.ts',
@@ -87,8 +89,8 @@ test('the monitor of a guest that runs compiles these modules and no others', ()
   assert.deepEqual(Object.keys(main.inputs).toSorted(), HOT_PATH);
 });
 
-test('of Node.js it loads the file system, paths and sockets, and nothing else', () => {
+test('of Node.js it loads the file system and paths, and nothing else', () => {
   const imported = Object.values(main.inputs).flatMap(({ imports }) => imports);
   const modules = new Set(imported.filter(({ external }) => external).map(({ path }) => path));
-  assert.deepEqual([...modules].toSorted(), ['node:fs', 'node:net', 'node:path']);
+  assert.deepEqual([...modules].toSorted(), ['node:fs', 'node:path']);
 });

@@ -35,7 +35,7 @@ describe('two builds in two folders', () => {
   });
 
   test('hold compiled code that a process with other hashes takes', () => {
-    const script = `${binaries[0]}.cjs`;
+    const script = `${binaries[0]}.main.cjs`;
     const code = join(folder, 'code');
     const node = (...args: string[]) => execFileSync(process.execPath, args, { encoding: 'utf8' }).trim();
     const compiled = `new vm.Script(fs.readFileSync('${script}', 'utf8')`;
