@@ -26,11 +26,14 @@ VERSION   = $(shell sed -n 's/^  "version": "\(.*\)",$$/\1/p' package.json)
 SYSTEM_PATH := $(subst $(CURDIR)/node_modules/.bin:,,$(PATH))
 export PATH := $(CURDIR)/node_modules/.bin:$(SYSTEM_PATH)
 
+# What makes the binary: pkg, which is what is packaged and released, or bun (docs/performance.md).
+RUNTIME ?= pkg
+
 MODULES = node_modules/.package-lock.json
 # What is installed, for the nodes of the lab.
 TREE    = build/tree/usr/sbin/kvmha
 SOURCES = $(shell find agent lib -name '*.ts' -o -name '*.xml') ocf-metadata.xml package.json \
-          scripts/build.ts scripts/reproducible-pkg.ts
+          $(shell find scripts/build scripts/build.ts -name '*.ts')
 
 # Unit tests need neither root nor the binary; the others need both.
 UNIT_TESTS = $(sort $(shell find test/unit -name '*.test.ts'))
@@ -49,7 +52,7 @@ FROM  ?= 0
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
-.PHONY: help setup modules build install uninstall deb release lint audit format test-quick test demo bench soak crash-points lab lab-down clean
+.PHONY: unconditional help setup modules build install uninstall deb release lint audit format test-quick test demo bench soak crash-points lab lab-down clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-12s %s\n", $$1, $$2 }' Makefile
@@ -68,9 +71,13 @@ $(MODULES): package-lock.json
 
 build: build/kvmha build/man/.made ## Build build/kvmha, and its manual pages in build/man
 
-build/kvmha: $(MODULES) $(SOURCES)
+build/kvmha: $(MODULES) $(SOURCES) build/.runtime
+	node scripts/build.ts $@ $(RUNTIME)
+
+# Changes when RUNTIME does, and only then.
+build/.runtime: unconditional
 	@mkdir -p build
-	node scripts/build.ts $@
+	@echo '$(RUNTIME)' | cmp -s - $@ || echo '$(RUNTIME)' >$@
 
 build/man/.made: $(MODULES) $(SOURCES) README.md scripts/man.ts scripts/release-date.ts packaging/debian/changelog
 	node scripts/man.ts build/man
@@ -124,7 +131,7 @@ release: deb ## Build a release: archives, Debian package, SBOM and checksums [D
 	@rm -rf build/release
 	@$(MAKE) --no-print-directory -s install DESTDIR=$(CURDIR)/build/release/$(RELEASE) PREFIX=/usr
 	@SBOM=$(DISTDIR)/$(RELEASE).cdx.json; \
-	  PATH='$(SYSTEM_PATH)' npm sbom --sbom-format cyclonedx --omit dev >build/release/npm.json || \
+	  PATH='$(SYSTEM_PATH)' npm sbom --sbom-format cyclonedx --omit dev --omit optional >build/release/npm.json || \
 	    { echo 'npm 10 or newer is needed to list what is in the release' >&2; exit 1; }; \
 	  node scripts/sbom.ts <build/release/npm.json >$$SBOM
 	tar --create --directory build/release --sort=name --owner=0 --group=0 --numeric-owner \

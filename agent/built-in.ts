@@ -5,6 +5,9 @@ declare const KVMHA_METADATA: string;
 declare const KVMHA_WATCH_METADATA: string;
 declare const KVMHA_VERSION: string;
 
+/** Whether this is the binary; it knows by what name it was called, whereas to run the sources Node is called. */
+export const isBinary = () => typeof KVMHA_VERSION === 'string';
+
 /** The OCF metadata of KvmGuest, the text of ocf-metadata.xml. */
 export function metadata(): string {
   return typeof KVMHA_METADATA === 'string' ? KVMHA_METADATA : readSource('ocf-metadata.xml');

@@ -21,7 +21,10 @@ async function main(calledAs: string, args: readonly string[]): Promise<number> 
 
 // All output is written synchronously (see output.ts), so nothing is lost when the process ends here; and it
 // must end here, whatever sockets or timers the work has left behind.
-main(process.argv[1] ?? '', process.argv.slice(2)).then(
+// In both the first argument is the name that a binary is called under, only that Bun has it in another place.
+const calledAs = process.versions['bun'] === undefined ? process.argv[1] : process.argv0;
+
+main(calledAs ?? '', process.argv.slice(2)).then(
   (code) => process.exit(code),
   (error: unknown) => {
     printError(`kvmha: ${messageOf(error)}\n`);

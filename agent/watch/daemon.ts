@@ -57,6 +57,10 @@ export async function watchGuests(): Promise<number> {
       watcher.reread();
       watcher.lookAtAll();
     });
+    if (process.versions['bun'] !== undefined) {
+      // Node.js holds this signal back (scripts/build/with-pkg.ts); here it would be the watcher's end.
+      process.on('SIGUSR1', () => undefined);
+    }
     log.info('watching the guests of this node');
     const signal = await ended;
     log.info(`${signal}: no longer watching the guests of this node`);

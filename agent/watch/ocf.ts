@@ -8,7 +8,7 @@ import { DEFAULT_POLICY_PATH } from '../../lib/parameters.ts';
 import { loadPolicy } from '../../lib/policy.ts';
 import { STATE_DIRECTORY } from '../../lib/record/directory.ts';
 import { askStatus, watcherProcess } from '../../lib/watch/status.ts';
-import { watchMetadata } from '../built-in.ts';
+import { isBinary, watchMetadata } from '../built-in.ts';
 import { actionDeadline } from '../ocf/action-deadline.ts';
 import type { OcfEnvironment } from '../ocf/environment.ts';
 import { guarded } from '../ocf/guarded.ts';
@@ -125,8 +125,7 @@ async function isReady(pid: number | undefined): Promise<boolean> {
 
 /** The binary goes by the name it is called under; run from the sources, the first argument is the script. */
 function commandLine(): string[] {
-  const { isSea } = process.getBuiltinModule('node:sea');
-  const script = isSea() ? [] : [join(import.meta.dirname, '../main.ts')];
+  const script = isBinary() ? [] : [join(import.meta.dirname, '../main.ts')];
   return [...script, 'watch'];
 }
 

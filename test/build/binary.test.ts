@@ -15,6 +15,7 @@ import { tmpdir } from 'node:os';
 import { dirname, join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { brokenLinks, pagesBelow } from '../support/documentation.ts';
+import { DANGEROUS_FOR_BUN, RUNTIME } from '../support/runtime.ts';
 
 const project = join(import.meta.dirname, '../..');
 const source = (name: string) => readFileSync(join(project, name), 'utf8');
@@ -37,9 +38,13 @@ function librariesOf(binary: string): string[] {
   return [...found].map(([path]) => path.trim());
 }
 
-/** Runs `command` as nobody in `root`, on a read-only file system without /proc, /dev, HOME or PATH. */
+/**
+ * Runs `command` as nobody in `root`, on a read-only file system without /dev, HOME or PATH, and without /proc, which only
+ * Bun needs.
+ */
 function runConfined(...command: string[]) {
-  const script = 'mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" && exec env -i "$@"';
+  const proc = RUNTIME === 'bun' ? 'mount -t proc proc "$0/proc" && ' : '';
+  const script = `${proc}mount --rbind "$0" "$0" && mount -o remount,bind,ro "$0" && exec env -i "$@"`;
   const chroot = ['/usr/sbin/chroot', `--userspec=${NOBODY}:${NOBODY}`, root];
   const args = ['--mount', '--propagation=private', 'sh', '-c', script, root, ...chroot, ...command];
   return spawnSync('unshare', args, { encoding: 'utf8', timeout: 30_000, maxBuffer: 1 << 24 });
@@ -48,6 +53,7 @@ function runConfined(...command: string[]) {
 before(() => {
   root = mkdtempSync(join(tmpdir(), 'kvmha-root-'));
   execFileSync('chmod', ['755', root]);
+  mkdirSync(join(root, 'proc'));
   make('install', `DESTDIR=${root}`);
   for (const library of librariesOf(join(root, 'usr/sbin/kvmha'))) {
     mkdirSync(dirname(join(root, library)), { recursive: true });
@@ -84,6 +90,19 @@ describe('the binary', () => {
     const { status, stdout } = spawnSync(join(root, AGENT), ['meta-data'], { env, encoding: 'utf8' });
     assert.equal(stdout, source('ocf-metadata.xml'));
     assert.equal(status, 0);
+  });
+
+  test('does not heed the variables that tell an executable of Bun what to do', () => {
+    for (const [name, value] of Object.entries(DANGEROUS_FOR_BUN)) {
+      const env = { [name]: value };
+      const { status, stdout, stderr } = spawnSync(join(root, AGENT), ['meta-data'], {
+        env,
+        encoding: 'utf8',
+      });
+      assert.equal(stderr, '', name);
+      assert.equal(stdout, source('ocf-metadata.xml'), name);
+      assert.equal(status, 0, name);
+    }
   });
 
   test('does not heed OPENSSL_CONF, which could load a library into it', (t) => {

@@ -5,7 +5,7 @@ import { mkdirSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
-import { SAME_HASHES } from '../../scripts/reproducible-pkg.ts';
+import { SAME_HASHES } from '../../scripts/build/reproducible-pkg.ts';
 
 const project = join(import.meta.dirname, '../..');
 

@@ -1,13 +1,13 @@
 /**
- * Writes what V8 compiles of a bundled script: node scripts/code-cache.ts main|whole SCRIPT CODE
+ * Writes what V8 compiles of a bundled script: node scripts/build/code-cache.ts main|whole SCRIPT CODE
  *
  * Of agent/main.ts that is all of it, because nearly all of it is run in each call. agent/whole.ts is far larger, and
  * is run until it has said how the agent is used: so the code is among it that every call of the agent passes through.
  */
 import { readFileSync, writeFileSync } from 'node:fs';
 import { setFlagsFromString } from 'node:v8';
-import { compile, run } from '../agent/packed/script.ts';
-import type { runAs } from '../agent/whole.ts';
+import { compile, run } from '../../agent/packed/script.ts';
+import type { runAs } from '../../agent/whole.ts';
 
 const [name, source = '', code = ''] = process.argv.slice(2);
 const script = readFileSync(source, 'utf8');
