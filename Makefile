@@ -172,8 +172,8 @@ soak: setup build ## Torment guests of clusters in the lab at random (as root) [
 	node test/nemesis/soak.ts --seconds '$(SECONDS)' --seed '$(SEED)' --rounds '$(ROUNDS)' --watcher '$(WATCHER)' \
 	  --only '$(ONLY)'
 
-crash-points: setup build ## Interrupt each action at each moment (as root, with strace) [ACTION= EVERY=1 FROM=0]
-	node test/nemesis/crash-points.ts --every '$(EVERY)' --from '$(FROM)' --only '$(ACTION)'
+crash-points: setup build ## Interrupt each action at each moment (as root, with strace) [ACTION= FATE= EVERY=1 FROM=0]
+	node test/nemesis/crash-points.ts --every '$(EVERY)' --from '$(FROM)' --only '$(ACTION)' --fate '$(FATE)'
 
 lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)
 	node test/lab/lab.ts up --install build/tree
