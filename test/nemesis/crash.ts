@@ -7,6 +7,7 @@ import { Lab, type LabNode } from '../lab/client.ts';
 import { type Answer, installedTree } from '../support/agent.ts';
 import { Host, processes, TestGuest, until } from '../support/host.ts';
 import { MAKE_SOCKET_FOLDERS } from '../support/quiesced.ts';
+import { journal, WATCHER_LOG, Watch } from '../support/watch.ts';
 import { mountState } from './actions.ts';
 import { check, RULES } from './checker.ts';
 import { clock, story } from './history.ts';
@@ -105,12 +106,14 @@ export class Player {
   readonly here: TestGuest;
   readonly there: TestGuest;
   readonly recorder: Recorder;
+  readonly #watch: Watch;
 
   constructor(lab: Lab, here: TestGuest, there: TestGuest) {
     this.name = here.name;
     this.here = here;
     this.there = there;
     this.recorder = new Recorder(lab, [here.name]);
+    this.#watch = new Watch(here.node);
   }
 
   async started(): Promise<void> {
@@ -121,9 +124,33 @@ export class Player {
   /** Its storage fails on the first node, and QEMU stops it. */
   async faulted(): Promise<void> {
     await this.started();
+    this.failStorage();
+    await this.here.untilState('paused (I/O error)');
+  }
+
+  failStorage(): void {
     this.cause();
     new Fault(this.here.node, this.here.fault).set('W', this.here.disk);
-    await this.here.untilState('paused (I/O error)');
+  }
+
+  /** Its storage fails on the first node while a watcher follows it, until that one has proved it safe or has died. */
+  async watched(under: readonly string[]): Promise<Answer> {
+    await this.#watch.start();
+    await this.#watch.follows(this.name);
+    const { node } = this.here;
+    const { pid } = this.#watch;
+    const inNode = (await this.#watch.tryStatus())?.watcher.pid;
+    const tracer = node.spawn([...under, '-p', String(inNode)]);
+    await until('strace to follow it', () => !/^TracerPid:\s*0$/m.test(statusOf(pid)));
+    this.failStorage();
+    await until('it to be proved safe, or the watcher to die', () => {
+      const isProved = journal(node, this.name).some(({ what }) => what === 'proved');
+      return isProved || !this.#watch.isRunning;
+    });
+    const left = new Promise((resolve) => tracer.once('exit', resolve));
+    tracer.kill('SIGTERM');
+    await left;
+    return { exitCode: 0, stdout: '', stderr: '', reason: undefined };
   }
 
   async preserved(): Promise<void> {
@@ -170,6 +197,7 @@ export class Player {
   /** Ends what is left of it, on both nodes. */
   async end(): Promise<void> {
     this.recorder.stop();
+    await this.#watch[Symbol.asyncDispose]();
     for (const { node, fault } of [this.here, this.there]) {
       new Fault(node, fault).clear();
       await node.exec(['virsh', 'destroy', this.name]);
@@ -203,6 +231,12 @@ export const SCENARIOS: readonly Scenario[] = [
     name: 'a monitor that quiesces',
     before: (player) => player.faulted(),
     action: agent('monitor', { interval: '10000' }),
+    ...stopped,
+  },
+  {
+    name: 'a watcher that quiesces',
+    before: (player) => player.started(),
+    action: (player, under) => player.watched(under),
     ...stopped,
   },
   { name: 'a stop that quiesces', before: (player) => player.faulted(), action: agent('stop'), ...stopped },
@@ -398,14 +432,16 @@ class Trace {
   }
 }
 
-/** What an agent has started has the agent's environment, or that of an operator's call names the guest. */
+/** What an agent or a watcher has started has its environment, or that of an operator's call names the guest. */
 function killChildrenOf({ name }: Player, nodes: readonly LabNode[]): void {
   for (const node of nodes) {
     for (const { pid, comm, argv } of processes(node)) {
-      if (
-        !comm.startsWith('qemu') &&
-        (argv.includes(name) || environmentOf(pid).includes(`OCF_RESOURCE_INSTANCE=${name}`))
-      ) {
+      const environment = environmentOf(pid);
+      const isOfAction =
+        argv.includes(name) ||
+        environment.includes(`OCF_RESOURCE_INSTANCE=${name}`) ||
+        environment.includes(`HA_LOGFILE=${WATCHER_LOG}`);
+      if (!comm.startsWith('qemu') && isOfAction) {
         try {
           process.kill(pid, 'SIGKILL');
         } catch {
@@ -417,10 +453,19 @@ function killChildrenOf({ name }: Player, nodes: readonly LabNode[]): void {
 }
 
 function environmentOf(pid: number): string[] {
+  return ofProcess(pid, 'environ').split('\0');
+}
+
+function statusOf(pid: number): string {
+  return ofProcess(pid, 'status');
+}
+
+/** Empty where the process has ended. */
+function ofProcess(pid: number, file: 'environ' | 'status'): string {
   try {
-    return readFileSync(`/proc/${pid}/environ`, 'utf8').split('\0');
+    return readFileSync(`/proc/${pid}/${file}`, 'utf8');
   } catch {
-    return [];
+    return '';
   }
 }
 

@@ -10,6 +10,9 @@ import type { GuestStatus } from '../../lib/watch/watcher.ts';
 import type { LabNode } from '../lab/client.ts';
 import { processes } from './host.ts';
 
+/** The log of a watcher that a test starts. */
+export const WATCHER_LOG = '/var/log/watch.log';
+
 /** Milliseconds in which anything that is waited for must have come. */
 const PATIENCE = 30_000;
 
@@ -47,7 +50,7 @@ export class Watch implements AsyncDisposable {
   /** Starts it, and waits until it watches. */
   async start(): Promise<void> {
     this.#printed = '';
-    const child = this.#node.spawn(['kvmha', 'watch'], { HA_LOGFILE: '/var/log/watch.log', HA_debug: '1' });
+    const child = this.#node.spawn(['kvmha', 'watch'], { HA_LOGFILE: WATCHER_LOG, HA_debug: '1' });
     const hear = (chunk: Buffer) => {
       this.#printed += chunk;
     };
