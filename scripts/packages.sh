@@ -20,11 +20,13 @@ packages=(
   openssh-client dropbear-bin
   # manual pages, package
   man-db mandoc dpkg-dev lintian
+  # what interrupts actions at chosen moments
+  strace
 )
 programs=(
   make npm qemu-system-x86_64 qemu-img libvirtd virtlogd virsh
   corosync pacemakerd crm_resource ocf-tester crm pcs
-  ip unshare python3 nbdkit gcc objcopy xmllint man mandoc
+  ip unshare strace python3 nbdkit gcc objcopy xmllint man mandoc
 )
 
 say() { echo "packages: $*"; }

@@ -23,6 +23,9 @@ export interface Violation {
 /** Milliseconds by which the start of a process, in ticks of the kernel's clock, may seem to be too early. */
 const CLOCK_GRAIN = 30;
 
+/** Milliseconds for which `kvmha resume` waits for others that act on the guest (agent/command/resume.ts). */
+const RESUME_WAITS = 60_000;
+
 /**
  * Judges a history: a pure function. What it finds has happened; what was not seen well enough to be certain is no
  * violation.
@@ -255,9 +258,13 @@ function preservedIsStill(of: GuestHistory): Violation[] {
     if (proof === undefined) {
       continue;
     }
-    const backToLife = [...of.on('resumed', life.node), ...of.on('resuming', life.node)]
-      .map(({ at }) => at)
-      .filter((at) => at >= proof.at);
+    // A resume that was called before may have waited for the quiesce to end.
+    const backToLife = [
+      ...of.on('resumed', life.node).map(({ at }) => at),
+      ...of
+        .on('resuming', life.node)
+        .map(({ at }) => (at > proof.at - RESUME_WAITS ? Math.max(at, proof.at) : at)),
+    ].filter((at) => at >= proof.at);
     const until = Math.min(life.gone ?? Number.POSITIVE_INFINITY, ...backToLife);
     const isThen = ({ at, after }: { at: number; after: number }) => after > proof.at && at < until;
     const name = `qemu ${life.pid} on ${life.node}, preserved since ${new Date(proof.at).toISOString()},`;

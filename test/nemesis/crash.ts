@@ -141,13 +141,13 @@ export class Player {
     const { pid } = this.#watch;
     const inNode = (await this.#watch.tryStatus())?.watcher.pid;
     const tracer = node.spawn([...under, '-p', String(inNode)]);
+    const left = new Promise((resolve) => tracer.once('exit', resolve));
     await until('strace to follow it', () => !/^TracerPid:\s*0$/m.test(statusOf(pid)));
     this.failStorage();
     await until('it to be proved safe, or the watcher to die', () => {
       const isProved = journal(node, this.name).some(({ what }) => what === 'proved');
       return isProved || !this.#watch.isRunning;
     });
-    const left = new Promise((resolve) => tracer.once('exit', resolve));
     tracer.kill('SIGTERM');
     await left;
     return { exitCode: 0, stdout: '', stderr: '', reason: undefined };

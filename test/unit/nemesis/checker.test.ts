@@ -346,6 +346,23 @@ const PAIRS: readonly Pair[] = [
     ],
   },
   {
+    rule: 'preserved-is-still',
+    bad: [
+      'a preserved guest that holds its image long after a resume that was called before it was preserved',
+      {
+        lives: [life(FIRST, 1, 160)],
+        events: [...FAULT, on('resuming', 11), on('proved', 112), holders(120, 100)],
+      },
+    ],
+    good: [
+      'a guest that is resumed by a call that has waited for its quiesce',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: [...FAULT, on('resuming', 11), on('proved', 12), holders(20, 100)],
+      },
+    ],
+  },
+  {
     rule: 'healthy-stays',
     bad: [
       'a guest that boots again though nothing was done to it',
