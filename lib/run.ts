@@ -21,6 +21,12 @@ export interface RunOptions {
 /** More output than any program we call prints: a runaway program is cut off here. */
 const MAX_OUTPUT_BYTES = 16 * 1024 * 1024;
 
+/**
+ * English, and UTF-8 in arguments: without CHARSET (g_get_charset of GLib), Pacemaker's tools, which call no
+ * setlocale(3), take no others than ASCII, such as the id of a resource ("Invalid byte sequence in conversion input").
+ */
+const LANGUAGE = { LC_ALL: 'C', LANGUAGE: 'C', CHARSET: 'UTF-8' };
+
 /** Milliseconds after the deadline in which a killed child is reaped. */
 const KILL_GRACE = 200;
 
@@ -43,7 +49,7 @@ export async function run(program: string, args: readonly string[], options: Run
     reject: false,
     stripFinalNewline: false,
     input: options.input ?? '',
-    env: { ...options.env, LC_ALL: 'C', LANGUAGE: 'C' },
+    env: { ...options.env, ...LANGUAGE },
     maxBuffer: MAX_OUTPUT_BYTES,
   });
   let killed = false;

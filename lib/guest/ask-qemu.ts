@@ -30,13 +30,9 @@ export async function connect(
   guest: { readonly name: string; readonly uuid: string | undefined },
   deadline: Deadline,
 ): Promise<Connection> {
-  const path = socketsOf(guest.name)?.agent;
-  if (path === undefined) {
-    return NO_SOCKET;
-  }
   let monitor: QmpSocket | undefined;
   try {
-    monitor = await QmpSocket.connect(path, deadline);
+    monitor = await QmpSocket.connect(socketsOf(guest.name).agent, deadline);
     const uuid = await askUuid(monitor, deadline);
     if (!isOf(guest, uuid)) {
       monitor.close();

@@ -226,9 +226,6 @@ async function clearDefinition(guest: Guest, deadline: Deadline, log: Log): Prom
 async function preparedXml(guest: Guest, options: BootOptions, uuid: string): Promise<string> {
   const { text } = await readTextFile(options.config, MAX_XML);
   const sockets = socketsOf(guest.name);
-  if (sockets === undefined) {
-    throw new KvmhaError('malformed', `the name "${guest.name}" is too long for the path of a QMP socket`);
-  }
   const prepared = await prepareDomainXml(text, {
     agentSocket: sockets.agent,
     watcherSocket: sockets.watcher,

@@ -69,7 +69,7 @@ export function removeRemains(guest: Guest, seenUuid: string | undefined): void 
   removeResourceRecord(uuid);
   const sockets = socketsOf(guest.name);
   // Another domain may have the name by now, under another uuid.
-  if (sockets !== undefined && findQemuProcesses({ name: guest.name, uuid: undefined }).length === 0) {
+  if (findQemuProcesses({ name: guest.name, uuid: undefined }).length === 0) {
     rmSync(sockets.agent, { force: true });
     rmSync(sockets.watcher, { force: true });
   }

@@ -23,14 +23,10 @@ export async function quickLook(
   guest: { readonly name: string; readonly uuid: string | undefined },
   deadline: Deadline,
 ): Promise<QuickLook | undefined> {
-  const path = socketsOf(guest.name)?.agent;
-  if (path === undefined) {
-    return undefined;
-  }
   let monitor: QmpSocket | undefined;
   try {
     const soon = patience(deadline);
-    monitor = await QmpSocket.connect(path, soon);
+    monitor = await QmpSocket.connect(socketsOf(guest.name).agent, soon);
     // Asked at once, to wait for QEMU only once.
     const [uuid, view, inPostCopy, survived] = await Promise.all([
       askUuid(monitor, soon),

@@ -15,8 +15,8 @@ const CONNECTED_AFTER = 500;
 const PAUSE = 5000;
 
 /**
- * Follows guests by libvirt's events: those without a QMP socket for the watcher, because they were started by somebody
- * else or have too long a name.
+ * Follows guests by libvirt's events: those without a QMP socket for the watcher, because somebody else has started
+ * them.
  */
 export class LibvirtStream {
   readonly #virsh: Virsh;

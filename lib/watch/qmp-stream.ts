@@ -1,5 +1,7 @@
+import { basename } from 'node:path';
 import { Deadline, sleep } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
+import { socketFile } from '../guest/sockets.ts';
 import { isObject, type QmpEvent, QmpSocket } from '../qemu/qmp.ts';
 import { WatchedGuest } from './watched-guest.ts';
 import type { World } from './world.ts';
@@ -19,8 +21,8 @@ const MOST_REFUSALS = 5;
 
 /** Follows one guest by the events on its own QMP socket, for as long as its qemu is there. */
 export class QmpStream {
-  readonly name: string;
   readonly path: string;
+  readonly #name: string | undefined;
   readonly #world: World;
   readonly #stopped: Promise<void>;
   #stop: () => void = () => {};
@@ -29,14 +31,19 @@ export class QmpStream {
   #guest: WatchedGuest | undefined;
   #silent: string | undefined;
 
-  /** @param name the domain's */
-  constructor(name: string, path: string, world: World) {
-    this.name = name;
+  /** @param name the domain's; undefined where only its QEMU can tell */
+  constructor(name: string | undefined, path: string, world: World) {
+    this.#name = name;
     this.path = path;
     this.#world = world;
     this.#stopped = new Promise((resolve) => {
       this.#stop = resolve;
     });
+  }
+
+  /** The domain's name; that of its socket until its QEMU has told it. */
+  get name(): string {
+    return this.#name ?? this.#guest?.name ?? basename(this.path);
   }
 
   /** The guest, once its QEMU has said who it is. */
@@ -98,7 +105,8 @@ export class QmpStream {
     try {
       const uuid = await uuidOf(session);
       if (this.#guest?.uuid !== uuid) {
-        this.#guest = new WatchedGuest({ name: this.name, uuid }, this.#world);
+        const name = this.#name ?? (await nameOf(session, basename(this.path)));
+        this.#guest = new WatchedGuest({ name, uuid }, this.#world);
       }
       const guest = this.#guest;
       this.#session = session;
@@ -143,4 +151,14 @@ async function uuidOf(session: QmpSocket): Promise<string> {
     throw new KvmhaError('protocol', 'query-uuid: the answer lacks "UUID"');
   }
   return answer['UUID'].toLowerCase();
+}
+
+/** @throws KvmhaError `protocol` too where QEMU tells a name whose socket would not be called `file` */
+async function nameOf(session: QmpSocket, file: string): Promise<string> {
+  const answer = await session.execute('query-name', {}, Deadline.in(PATIENCE));
+  const name = isObject(answer) ? answer['name'] : undefined;
+  if (typeof name !== 'string' || socketFile(name) !== file) {
+    throw new KvmhaError('protocol', `query-name: ${JSON.stringify(name)} is not the domain of this socket`);
+  }
+  return name;
 }

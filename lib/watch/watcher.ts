@@ -1,15 +1,13 @@
 import { type FSWatcher, readdirSync, statSync, watch } from 'node:fs';
 import { join } from 'node:path';
 import { errnoOf, messageOf } from '../error.ts';
+import { domainOfSocket, socketFile } from '../guest/sockets.ts';
 import { LibvirtStream } from './libvirt-stream.ts';
 import { QmpStream } from './qmp-stream.ts';
 import type { World } from './world.ts';
 
 /** Milliseconds between two readings of the folder: a notice of the kernel can be missed, the folder replaced. */
 const REREAD = 10_000;
-
-/** What a socket's name ends with (lib/guest/sockets.ts says why). */
-const SUFFIX = '.pid';
 
 /** One guest, as the watcher's status shows it. */
 export interface GuestStatus {
@@ -30,6 +28,7 @@ export interface GuestStatus {
 export class Watcher {
   readonly #directory: string;
   readonly #world: World;
+  /** By the file of the socket. */
   readonly #streams = new Map<string, QmpStream>();
   /** By the URI of libvirt. */
   readonly #libvirts = new Map<string, LibvirtStream>();
@@ -62,9 +61,7 @@ export class Watcher {
     try {
       this.#subscribe();
       for (const file of readdirSync(this.#directory)) {
-        if (file.endsWith(SUFFIX)) {
-          this.#add(file.slice(0, -SUFFIX.length), join(this.#directory, file));
-        }
+        this.#add(file);
       }
       this.#problem = undefined;
     } catch (error) {
@@ -112,7 +109,7 @@ export class Watcher {
   }
 
   #followByLibvirt(): void {
-    const without = this.#world.guests().filter(({ name }) => !this.#streams.has(name));
+    const without = this.#world.guests().filter(({ name }) => !this.#streams.has(socketFile(name)));
     const uris = new Set([...this.#libvirts.keys(), ...without.map(({ hypervisor }) => hypervisor)]);
     for (const uri of uris) {
       const guests = without.filter(({ hypervisor }) => hypervisor === uri);
@@ -140,8 +137,8 @@ export class Watcher {
     }
     this.#notices?.watcher.close();
     const watcher = watch(this.#directory, { persistent: false }, (_, file) => {
-      if (file?.endsWith(SUFFIX) && exists(join(this.#directory, file))) {
-        this.#add(file.slice(0, -SUFFIX.length), join(this.#directory, file));
+      if (file !== null && exists(join(this.#directory, file))) {
+        this.#add(file);
       }
     });
     // Then the folder is read less often, and found again when it is another one.
@@ -149,17 +146,18 @@ export class Watcher {
     this.#notices = { watcher, inode };
   }
 
-  #add(name: string, path: string): void {
-    if (this.#streams.has(name)) {
+  #add(file: string): void {
+    const domain = domainOfSocket(file);
+    if (domain === undefined || this.#streams.has(file)) {
       return;
     }
-    const stream = new QmpStream(name, path, this.#world);
-    this.#streams.set(name, stream);
+    const stream = new QmpStream(domain.name, join(this.#directory, file), this.#world);
+    this.#streams.set(file, stream);
     stream.run().then(
-      () => this.#streams.delete(name),
+      () => this.#streams.delete(file),
       (error: unknown) => {
-        this.#streams.delete(name);
-        this.#world.log.err(`${name} is not followed any more: ${messageOf(error)}`);
+        this.#streams.delete(file);
+        this.#world.log.err(`${stream.name} is not followed any more: ${messageOf(error)}`);
         this.#world.log.debug(error instanceof Error ? (error.stack ?? '') : '');
       },
     );

@@ -54,6 +54,17 @@ async function hmp(guest: TestGuest, command: string): Promise<void> {
 }
 
 describe('the watcher', { concurrency: 3 }, () => {
+  test('follows and quiesces a guest whose name is too long for the path of a socket', async () => {
+    const guest = await followed('ü'.repeat(100));
+    assert.equal((await watch.guest(guest.name))?.by, 'qmp');
+    failing(guest);
+    await isPreserved(guest);
+    const { stdout } = await host.node.exec(['kvmha', 'status', guest.name]);
+    assert.match(stdout, /^ü+ +quiesced-failover-safe /m);
+    await host.node.check(['kvmha', 'release', guest.name]);
+    assert.deepEqual(guest.pids(), []);
+  });
+
   test('quiesces a guest at an I/O error, which no monitor has seen', async () => {
     const guest = await followed('ioerror');
     failing(guest);

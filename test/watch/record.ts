@@ -162,7 +162,7 @@ async function record(
   } else {
     await sleep(8000);
   }
-  const recorder = new Recorder(node.path(socketsOf(name)?.watcher ?? ''));
+  const recorder = new Recorder(node.path(socketsOf(name).watcher));
   const virsh = (command: string, ...words: string[]) => node.check(['virsh', command, name, ...words]);
   await sleep(100);
   await scenario.raise({

@@ -155,7 +155,7 @@ async function runningFacts(
       ? undefined
       : {
           pid: qemu.pid,
-          ownSocket: existsSync(socketsOf(guest.name)?.agent ?? ''),
+          ownSocket: existsSync(socketsOf(guest.name).agent),
           preserved: observation.quiesceBegun || observation.proof !== undefined || record !== undefined,
           refusals: silentStorage ? unknown('its storage does not answer') : await refusalsOf(seen, deadline),
           definition: await attempt(async () =>

@@ -1,5 +1,5 @@
 import { KVM_GUEST } from '../../cluster/configuration.ts';
-import { socketsOf } from '../../guest/sockets.ts';
+import { hasReplacedName, SOCKET_DIRECTORY } from '../../guest/sockets.ts';
 import type { GuestDefinition } from '../definition.ts';
 import type { Facts, GuestFacts } from '../facts.ts';
 import type { Finding } from '../finding.ts';
@@ -199,14 +199,17 @@ export const noOwnSocket = ofGuest(({ running, resource }) =>
     : [],
 );
 
-export const longName = ofGuest(({ name }) =>
-  socketsOf(name) === undefined
+export const longName = ofGuest(({ name, running }, { libvirt }) =>
+  hasReplacedName(name) &&
+  running?.ownSocket !== true &&
+  libvirt.kind === 'known' &&
+  libvirt.value.confinement.includes('apparmor')
     ? [
         {
           rule: 'long-name',
-          severity: 'error',
-          reason: 'its name is too long for the path of a QMP socket, and kvmha cannot start it',
-          fix: `virsh domrename ${name} SHORTER-NAME    # and <name> in its XML`,
+          severity: 'warning',
+          reason: `its name is too long for the path of a QMP socket, and AppArmor by itself lets its qemu make no socket of another name: it may not start`,
+          fix: `echo '"${SOCKET_DIRECTORY}/*/long-*.pid" rwk,' >>/etc/apparmor.d/local/abstractions/libvirt-qemu    # on each node`,
         },
       ]
     : [],

@@ -34,7 +34,7 @@ for (let number = 0; number < count; number += 1) {
   writeRunningRecord({ name, uuid }, { qemu: { pid: process.pid, startTime }, images: [] });
   // As if the utilization had just been set: that is done once in ten minutes, and there is no such resource.
   writeFileSync(utilizationFile({ name, uuid }), '{}');
-  for (const socket of Object.values(socketsOf(name) ?? {})) {
+  for (const socket of Object.values(socketsOf(name))) {
     rmSync(socket, { force: true });
     const server = await ReplayServer.listen(socket, running, uuid);
     server.say({ status: 'running', running: true });

@@ -692,9 +692,19 @@ const CASES: ReadonlyMap<AnyRule, readonly Case[]> = new Map<AnyRule, readonly C
     guest.longName,
     [
       {
-        what: 'a name too long for a socket',
-        fault: { guest: { name: 'w'.repeat(100) } },
-        found: [['error', 'long-name']],
+        what: 'a name too long for a socket, where AppArmor goes by the name',
+        fault: { guest: { name: 'w'.repeat(100) }, libvirt: { confinement: ['apparmor'] } },
+        found: [['warning', 'long-name', /local\/abstractions\/libvirt-qemu/]],
+      },
+      {
+        what: 'nothing wrong with it without AppArmor',
+        fault: { guest: { name: 'w'.repeat(100) }, libvirt: { confinement: [] } },
+        found: [],
+      },
+      {
+        what: 'nothing wrong with a name that fits',
+        fault: { guest: { name: 'w'.repeat(71) }, libvirt: { confinement: ['apparmor'] } },
+        found: [],
       },
     ],
   ],

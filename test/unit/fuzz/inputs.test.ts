@@ -72,14 +72,11 @@ describe('domain XML', () => {
           return;
         }
         const sockets = socketsOf(domain.name);
-        const paths = [
-          savedStatePath('/srv/state', domain.name),
-          ...(sockets === undefined ? [] : [sockets.agent]),
-        ];
-        for (const path of paths) {
+        for (const path of [savedStatePath('/srv/state', domain.name), sockets.agent]) {
           assert.equal(normalize(path), path);
           assert.match(dirname(path), /^\/(srv\/state|run\/libvirt\/qemu\/kvmha\/agent)$/);
         }
+        assert.ok(Buffer.byteLength(sockets.watcher) <= 107);
         assert.doesNotThrow(() => encodeURIComponent(domain.name));
         domainDirectory(uuidForName(domain.name));
       }),
