@@ -43,6 +43,8 @@ NODE_TEST  = node --test --test-reporter=spec --test-timeout=600000
 CONCURRENCY ?= 2
 # How often make bench lets each fault come.
 RUNS ?= 3
+# What make bench compares build/kvmha with, where it can be built.
+ALSO = $(if $(wildcard node_modules/@oven/bun-linux-x64/bin/bun),--also 'built with Bun=build/bun/kvmha')
 # How long make soak goes on, in seconds, and how many rounds each of its clusters has.
 SECONDS ?= 3600
 ROUNDS  ?= 10
@@ -73,6 +75,11 @@ build: build/kvmha build/man/.made ## Build build/kvmha, and its manual pages in
 
 build/kvmha: $(MODULES) $(SOURCES) build/.runtime
 	node scripts/build.ts $@ $(RUNTIME)
+
+# For comparing, whatever RUNTIME is.
+build/bun/kvmha: $(MODULES) $(SOURCES)
+	@mkdir -p build/bun
+	node scripts/build.ts $@ bun
 
 # Changes when RUNTIME does, and only then.
 build/.runtime: unconditional
@@ -161,9 +168,10 @@ demo: setup build ## Show a guest fail over without fencing in a cluster on this
 	node test/demo/demo.ts
 
 bench: setup build ## Measure start-up, monitors, watcher and failovers, beside VirtualDomain's, in an hour (as root) [RUNS=3]
+	@[ -z "$(ALSO)" ] || $(MAKE) --no-print-directory build/bun/kvmha
 	node test/bench/start-up.ts build/kvmha
-	node test/bench/monitor.ts --json build/bench-monitor.json --svg build/bench-monitor.svg
-	node test/bench/monitors.ts --json build/bench-monitors.json
+	node test/bench/monitor.ts $(ALSO) --json build/bench-monitor.json --svg build/bench-monitor.svg
+	node test/bench/monitors.ts $(ALSO) --json build/bench-monitors.json
 	node test/bench/watcher.ts --json build/bench-watcher.json
 	node test/bench/proof.ts --runs $(RUNS) --json build/bench-proof.json --svg build/bench-proof.svg
 	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg

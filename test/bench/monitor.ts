@@ -4,17 +4,18 @@
  *
  * A cluster of one node, since VirtualDomain asks the cluster in every monitor.
  */
-import { copyFileSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { Command } from 'commander';
 import { sleep } from '../../lib/deadline.ts';
 import { createDisk, waitForTicks } from '../guest/witness.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
-import { AGENT, installedTree, Resource } from '../support/agent.ts';
+import { installedTree, Resource } from '../support/agent.ts';
 import { processes } from '../support/host.ts';
 import { callEnvironment, type Measurement, measure, spreadWords } from './calls/measure.ts';
 import { type Called, plot } from './calls/plot.ts';
 import { machine } from './machine.ts';
 import { someOf, toCount } from './options.ts';
+import { alsoOption, type Build, buildsIn, type OtherBuild } from './other-build.ts';
 import { runProgram } from './program.ts';
 
 const VIRTUAL_DOMAIN = '/usr/lib/ocf/resource.d/heartbeat/VirtualDomain';
@@ -94,8 +95,7 @@ async function setUp(node: LabNode): Promise<Guests> {
   return guests;
 }
 
-function monitors({ running, stopped, preserved }: Guests, others: readonly Other[]): Case[] {
-  const agents = [{ who: 'KvmGuest', agent: AGENT }, ...others];
+function monitors({ running, stopped, preserved }: Guests, builds: readonly Build[]): Case[] {
   const situations = [
     ['guest runs', running, { interval: '10000' }, 0, 0],
     ['found stopped', stopped, { interval: '10000' }, 7, 7],
@@ -112,7 +112,7 @@ function monitors({ running, stopped, preserved }: Guests, others: readonly Othe
     const what = `monitor, ${words}`;
     const { name } = resource.domain;
     return [
-      ...agents.map(({ who, agent }) => toCase(who, what, [agent, 'monitor'], env, ours)),
+      ...builds.map(({ who, agent }) => toCase(who, what, [agent, 'monitor'], env, ours)),
       toCase('VirtualDomain', what, [VIRTUAL_DOMAIN, 'monitor'], env, theirs),
       toCase('virsh domstate', what, ['virsh', '--quiet', 'domstate', name], env),
     ];
@@ -120,19 +120,21 @@ function monitors({ running, stopped, preserved }: Guests, others: readonly Othe
   const env = callEnvironment(running, 'meta-data');
   return [
     ...cases,
-    ...agents.map(({ who, agent }) => toCase(who, 'meta-data', [agent, 'meta-data'], env, 0)),
+    ...builds.map(({ who, agent }) => toCase(who, 'meta-data', [agent, 'meta-data'], env, 0)),
     toCase('VirtualDomain', 'meta-data', [VIRTUAL_DOMAIN, 'meta-data'], env, 0),
   ];
 }
 
 /** The guest is ended at once, so that it is not the guest's shutdown that is measured. */
-function startsAndStops({ stopped }: Guests): Case[] {
+function startsAndStops({ stopped }: Guests, builds: readonly Build[]): Case[] {
   const more = { OCF_RESKEY_force_stop: 'true' };
   const [start, stop] = [callEnvironment(stopped, 'start', more), callEnvironment(stopped, 'stop', more)];
   const { name } = stopped.domain;
   return [
-    toCase('KvmGuest', 'start', [AGENT, 'start'], start, 0),
-    toCase('KvmGuest', 'stop (force_stop)', [AGENT, 'stop'], stop, 0),
+    ...builds.flatMap(({ who, agent }) => [
+      toCase(who, 'start', [agent, 'start'], start, 0),
+      toCase(who, 'stop (force_stop)', [agent, 'stop'], stop, 0),
+    ]),
     toCase('VirtualDomain', 'start', [VIRTUAL_DOMAIN, 'start'], start, 0),
     toCase('VirtualDomain', 'stop (force_stop)', [VIRTUAL_DOMAIN, 'stop'], stop, 0),
     toCase('virsh create', 'start', ['virsh', '--quiet', 'create', stopped.config], start, 0),
@@ -140,28 +142,21 @@ function startsAndStops({ stopped }: Guests): Case[] {
   ];
 }
 
-function hung({ running }: Guests): Case[] {
+function hung({ running }: Guests, builds: readonly Build[]): Case[] {
   const env = callEnvironment(running, 'monitor', { OCF_RESKEY_CRM_meta_interval: '10000' });
   const what = `monitor, guest runs, libvirtd hangs (ended after ${HANGS} s)`;
   const limited = (...command: string[]) => ['timeout', '--signal=KILL', String(HANGS), ...command];
   return [
-    toCase('KvmGuest', what, limited(AGENT, 'monitor'), env, 0),
+    ...builds.map(({ who, agent }) => toCase(who, what, limited(agent, 'monitor'), env, 0)),
     toCase('VirtualDomain', what, limited(VIRTUAL_DOMAIN, 'monitor'), env),
     toCase('virsh domstate', what, limited('virsh', '--quiet', 'domstate', 'running'), env),
   ];
 }
 
-/** Another build of the agent. */
-interface Other {
-  readonly who: string;
-  /** The agent in the node. */
-  readonly agent: string;
-}
-
 interface Options {
   readonly runs: number;
   readonly parts: readonly Part[];
-  readonly also?: string;
+  readonly also?: OtherBuild;
   readonly json?: string;
   readonly svg?: string;
 }
@@ -171,26 +166,20 @@ async function measureAll({ runs, parts, also }: Options): Promise<{ on: string;
   await using lab = await Lab.up({ nodes: 1, install: tree.path });
   const node = lab.node(1);
   const guests = await setUp(node);
-  const others: Other[] = [];
-  if (also !== undefined) {
-    const agent = '/root/other/KvmGuest';
-    await node.check(['mkdir', '-p', '/root/other']);
-    copyFileSync(also, node.path(agent));
-    others.push({ who: 'KvmGuest, other build', agent });
-  }
+  const builds = await buildsIn(node, also);
   const all: Case[] = [];
   if (parts.includes('monitor')) {
-    const cases = monitors(guests, others);
+    const cases = monitors(guests, builds);
     await inTurn(node, cases, runs);
     all.push(...cases);
   }
   if (parts.includes('start-stop')) {
-    const cases = startsAndStops(guests);
+    const cases = startsAndStops(guests, builds);
     await inTurn(node, cases, Math.ceil(runs / 4), 1);
     all.push(...cases);
   }
   if (parts.includes('hung')) {
-    const cases = hung(guests);
+    const cases = hung(guests, builds);
     const daemons = processes(node).filter(({ argv }) => /\b(?:libvirtd|virtqemud)$/.test(argv[0] ?? ''));
     for (const { pid } of daemons) {
       process.kill(pid, 'SIGSTOP');
@@ -223,7 +212,7 @@ const program = new Command('monitor')
   .description('Measures calls of the agent beside those of VirtualDomain and virsh, in a lab (as root).')
   .option('--runs <number>', 'how often each is called; a start and a stop a fourth of that', toCount, 30)
   .addOption(someOf('--parts <names>', 'which calls', PARTS))
-  .option('--also <binary>', 'another build of kvmha, to be compared with build/kvmha')
+  .addOption(alsoOption())
   .option('--json <file>', 'keep what was measured')
   .option('--svg <file>', 'draw it')
   .action(async (options: Options) => {

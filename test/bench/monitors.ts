@@ -9,9 +9,10 @@ import { Command } from 'commander';
 import { sleep } from '../../lib/deadline.ts';
 import { domainXml } from '../guest/domain.ts';
 import { Lab, type LabNode } from '../lab/client.ts';
-import { AGENT, installedTree } from '../support/agent.ts';
+import { installedTree } from '../support/agent.ts';
 import { callEnvironment } from './calls/measure.ts';
 import { percentile, toCounts } from './options.ts';
+import { alsoOption, type Build, buildsIn, type OtherBuild } from './other-build.ts';
 import { conclude, runProgram } from './program.ts';
 import { configOf, nameOf, recordedGuests } from './recorded/guests.ts';
 
@@ -19,6 +20,7 @@ interface Options {
   readonly guests: readonly number[];
   readonly domains: readonly number[];
   readonly minutes: number;
+  readonly also?: OtherBuild;
   readonly json?: string;
 }
 
@@ -36,7 +38,10 @@ interface Measured {
   readonly samples: readonly Sample[];
 }
 
-const VIRTUAL_DOMAIN = '/usr/lib/ocf/resource.d/heartbeat/VirtualDomain';
+const VIRTUAL_DOMAIN: Build = {
+  who: 'VirtualDomain',
+  agent: '/usr/lib/ocf/resource.d/heartbeat/VirtualDomain',
+};
 
 /** Minutes in which the last monitors must have ended, where the node cannot keep up. */
 const BACKLOG = 5;
@@ -80,7 +85,7 @@ for sample in samples:
 
 async function measure(
   node: LabNode,
-  agent: string,
+  { who, agent }: Build,
   resources: readonly (readonly [name: string, config: string])[],
   minutes: number,
 ): Promise<Measured> {
@@ -100,7 +105,7 @@ async function measure(
     });
   const used = samples.reduce((sum, { cpu }) => sum + cpu, 0);
   return {
-    agent: agent.split('/').at(-1) ?? agent,
+    agent: who,
     guests: resources.length,
     share: used / (rounds * INTERVAL * 1000),
     samples,
@@ -146,11 +151,13 @@ const program = new Command('monitors')
   .option('--guests <numbers>', 'how many guests of KvmGuest', toCounts, [1, 10, 100, 300])
   .option('--domains <numbers>', 'how many real domains of VirtualDomain', toCounts, [1, 10])
   .option('--minutes <number>', 'how long each is measured', Number, 1)
+  .addOption(alsoOption())
   .option('--json <file>', 'keep what was measured')
-  .action(async ({ guests, domains, minutes, json }: Options) => {
+  .action(async ({ guests, domains, minutes, also, json }: Options) => {
     await using tree = await installedTree();
     await using lab = await Lab.up({ nodes: 1, install: tree.path });
     const node = lab.node(1);
+    const builds = await buildsIn(node, also);
     const paused = await pausedDomains(node, Math.max(0, ...domains));
     console.log(
       '| agent | guests | monitors | share of one processor | processor time, ms: median | latency, ms: median | 99th percentile |\n|---|---|---|---|---|---|---|',
@@ -164,8 +171,10 @@ const program = new Command('monitors')
       );
       // A monitor takes the identity of a domain from its cache only when the domain's file has settled.
       await sleep(4000);
-      measured.push(await measure(node, AGENT, resources, minutes));
-      measured.slice(-1).forEach(show);
+      for (const build of builds) {
+        measured.push(await measure(node, build, resources, minutes));
+        measured.slice(-1).forEach(show);
+      }
     }
     for (const count of domains) {
       measured.push(await measure(node, VIRTUAL_DOMAIN, paused.slice(0, count), minutes));
