@@ -433,6 +433,54 @@ describe('a guest', { concurrency: 4 }, () => {
     answers(await guest.stop(), 0);
   });
 
+  test('that runs is monitored by what docs/performance.md lists, in its order, and by nothing else', async (t) => {
+    const guest = await host.running('lean');
+    const uuid = (await host.virsh('domuuid', guest.name)).trim();
+    const record = host.node.path(`/run/kvmha/guests/${uuid}/running.json`);
+    const { pid } = JSON.parse(readFileSync(record, 'utf8')).qemu;
+    const trace = '/run/lab/lean.trace';
+    const under = ['strace', '-f', '-o', trace, '-e', 'trace=%file,%network,%process,write'];
+    if ((await host.node.exec(['strace', '--version'])).exitCode !== 0) {
+      t.skip('strace(1), which shows what it does, is not there');
+      return;
+    }
+    const done = async () => {
+      answers(await guest.monitor({ under, meta: { interval: '10000' } }), 0);
+      const calls = readFileSync(host.node.path(trace), 'utf8').split('\n');
+      // Before that it is Node.js that starts.
+      const own = calls.slice(calls.findIndex((call) => call.includes('"/run/kvmha/')));
+      return own.flatMap((call) => {
+        const [, kind, rest] = /^\d+ +(\w+)\((.*)$/.exec(call) ?? [];
+        const path = /"(\/[^"]*)"/.exec(rest ?? '')?.[1];
+        const command = /^\d+, "\{\\"execute\\":\\"([\w-]+)\\"/.exec(rest ?? '')?.[1];
+        const generic = path
+          ?.replace(guest.resource.config, 'CONFIG')
+          .replace(uuid, 'UUID')
+          .replace(`/proc/${pid}/`, '/proc/PID/')
+          .replaceAll(guest.name, 'NAME');
+        // libuv keeps a descriptor of /dev/null, for when there are none left.
+        return generic !== undefined && generic !== '/dev/null'
+          ? [`${kind} ${generic}`]
+          : command !== undefined
+            ? [`ask ${command}`]
+            : /^(execve|clone|fork|vfork)/.test(kind ?? '') && !/CLONE_THREAD/.test(rest ?? '')
+              ? [`${kind}`]
+              : [];
+      });
+    };
+    const manual = readFileSync(join(import.meta.dirname, '../../docs/performance.md'), 'utf8');
+    const section = manual.split(/^## /m).find((each) => each.startsWith('What a monitor does')) ?? '';
+    const listed = [...section.matchAll(/^\d+\. `([^`]+)`/gm)].map(([, what]) => what);
+    // As long as the domain's file has just been written, the monitor reads it, and more than that.
+    let seen: string[] = [];
+    await Deadline.in(60_000).poll(500, async () => {
+      seen = await done();
+      return seen.length === listed.length || undefined;
+    });
+    assert.deepEqual(seen, listed);
+    answers(await guest.stop(), 0);
+  });
+
   test('that runs is monitored though no process can be made', async (t) => {
     // nsenter(1) and the process that it starts; with its two threads, there is no room for a child.
     const limit = TaskLimit.of(4);
