@@ -123,14 +123,15 @@ describe('parsePolicy', () => {
     }
   });
 
-  it('refuses nested and self-multiplying files in no time', async () => {
+  it('refuses nested and self-multiplying files without much work', async () => {
     const bomb = Array.from({ length: 30 }, (_, i) => `k${i}: &k${i} [${`*k${i - 1},`.repeat(9)}]`).join(
       '\n',
     );
     for (const text of ['['.repeat(60_000), '{a: '.repeat(15_000), '- '.repeat(30_000), bomb]) {
-      const start = performance.now();
+      const before = process.cpuUsage();
       await assert.rejects(parsePolicy(text, 'policy.yaml'), refused(/^policy.yaml:/));
-      assert.ok(performance.now() - start < 5000);
+      const { user, system } = process.cpuUsage(before);
+      assert.ok(user + system < 5_000_000, `it took ${user + system} microseconds of processor time`);
     }
   });
 
