@@ -1,9 +1,14 @@
 import assert from 'node:assert/strict';
-import { execFileSync, spawnSync } from 'node:child_process';
-import { chmodSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { execFileSync } from 'node:child_process';
+import { once } from 'node:events';
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { Deadline } from '../../lib/deadline.ts';
+import { run } from '../../lib/run.ts';
 
 interface Locked {
   readonly version: string;
@@ -59,33 +64,82 @@ describe('what kvmha depends on', () => {
   });
 });
 
-describe('the audit', () => {
+describe('the audit', { concurrency: true }, () => {
   const directory = mkdtempSync(join(tmpdir(), 'kvmha-audit-'));
   after(() => rmSync(directory, { recursive: true, force: true }));
 
-  /** scripts/audit.sh with an npm that prints and exits so. */
-  function audit(printed: string, code: number) {
-    writeFileSync(join(directory, 'npm'), `#!/bin/sh\necho '${printed}'\nexit ${code}\n`);
-    chmodSync(join(directory, 'npm'), 0o755);
-    const env = { PATH: `${directory}:${process.env['PATH']}` };
-    return spawnSync(join(project, 'scripts/audit.sh'), { env, encoding: 'utf8' });
+  /**
+   * The real npm against a registry that gives this answer to the list of packages that npm sends it. The answer's
+   * form is that of the Bulk Advisory endpoint (npm-audit(1), "Bulk Advisory Endpoint"): advisories by the names of
+   * packages, each with its id, url, title, severity and vulnerable_versions, and at npmjs.org with cwe and cvss.
+   */
+  async function audit(answer: object, code = 200) {
+    const asked: string[] = [];
+    // npm remembers advisories in its cache, by their ids.
+    const cache = mkdtempSync(join(directory, 'cache-'));
+    const registry = createServer((request, response) => {
+      asked.push(`${request.method} ${request.url}`);
+      request.resume();
+      request.on('end', () => {
+        const isAudit = request.url === '/-/npm/v1/security/advisories/bulk';
+        // Of a package that has an advisory, npm asks for its versions, too.
+        const body = isAudit ? answer : { name: 'yaml', 'dist-tags': {}, versions: {} };
+        response.writeHead(isAudit ? code : 200, { 'content-type': 'application/json' });
+        response.end(JSON.stringify(body));
+      });
+    });
+    registry.listen(0, '127.0.0.1');
+    await once(registry, 'listening');
+    try {
+      const { port } = registry.address() as AddressInfo;
+      const output = await run(join(project, 'scripts/audit.sh'), [], {
+        deadline: Deadline.in(120_000),
+        env: { npm_config_registry: `http://127.0.0.1:${port}/`, npm_config_cache: cache },
+      });
+      assert.ok(
+        asked.includes('POST /-/npm/v1/security/advisories/bulk'),
+        `npm asked for ${asked.join(', ')}`,
+      );
+      return output;
+    } finally {
+      registry.closeAllConnections();
+      registry.close();
+    }
   }
 
-  test('fails for a known vulnerability, and shows it', () => {
-    const { status, stdout, stderr } = audit('{"auditReportVersion": 2, "vulnerabilities": {"yaml": {}}}', 1);
-    assert.equal(status, 1);
-    assert.match(stdout, /"yaml"/);
+  const advisory = (severity: string) => ({
+    yaml: [
+      {
+        id: 1091671,
+        url: 'https://github.com/advisories/GHSA-f9xv-q969-pqx4',
+        title: 'Uncaught Exception in yaml',
+        severity,
+        vulnerable_versions: '>=2.0.0-5',
+        cwe: ['CWE-248'],
+        cvss: { score: 7.5, vectorString: 'CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:N/I:N/A:H' },
+      },
+    ],
+  });
+
+  test('fails for a known vulnerability, and shows it', async () => {
+    const { exitCode, stdout, stderr } = await audit(advisory('high'));
+    assert.equal(exitCode, 1, stdout);
+    assert.match(stdout, /GHSA-f9xv-q969-pqx4/);
     assert.match(stderr, /known vulnerabilities/);
   });
 
-  test('is skipped, and says so, where the registry does not answer', () => {
-    const { status, stdout } = audit('{"message": "request failed", "error": {"summary": ""}}', 1);
-    assert.equal(status, 0);
-    assert.match(stdout, /skipped/);
+  test('passes where nothing is known, and where nothing is of level high', async () => {
+    for (const answer of [{}, advisory('moderate')]) {
+      const { exitCode, stdout } = await audit(answer);
+      assert.equal(exitCode, 0, stdout);
+      assert.match(stdout, /nothing of level high or worse/);
+    }
   });
 
-  test('passes where nothing is known', () => {
-    assert.equal(audit('{"auditReportVersion": 2, "vulnerabilities": {}}', 0).status, 0);
+  test('is skipped, and says so, where the registry has no such service', async () => {
+    const { exitCode, stdout } = await audit({ error: 'Not Found' }, 404);
+    assert.equal(exitCode, 0);
+    assert.match(stdout, /skipped/);
   });
 
   test('is part of the run on a clean checkout', () => {
