@@ -8,7 +8,8 @@ export function readSince(text: string, now = Date.now()): string {
   const [, count, unit] = /^(\d+(?:\.\d+)?)([smhdw])$/.exec(text) ?? [];
   if (count !== undefined && unit !== undefined) {
     const seconds = { s: 1, m: 60, h: 3600, d: 86_400, w: 604_800 }[unit] ?? 0;
-    return new Date(now - Number(count) * seconds * 1000).toISOString();
+    // What lies before what a Date can hold is the beginning of all.
+    return new Date(Math.max(0, now - Number(count) * seconds * 1000)).toISOString();
   }
   const [, date, time = 'T00:00', zone = 'Z'] =
     /^(\d{4}-\d\d-\d\d)([T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?)?(Z|[+-]\d\d:\d\d)?$/.exec(text) ?? [];

@@ -41,11 +41,7 @@ export class Virsh {
 
   /** Every domain that libvirt knows, active or not. */
   async domains(deadline: Deadline): Promise<{ readonly name: string; readonly uuid: string }[]> {
-    const list = await this.command(['list', '--all', '--uuid', '--name'], deadline);
-    return list.split('\n').flatMap((line) => {
-      const match = /^(\S+) +(.*)$/.exec(line);
-      return match?.[1] === undefined || match[2] === undefined ? [] : [{ uuid: match[1], name: match[2] }];
-    });
+    return parseDomains(await this.command(['list', '--all', '--uuid', '--name'], deadline));
   }
 
   /**
@@ -60,10 +56,7 @@ export class Virsh {
   /** What libvirt says of a domain; that it says nothing is a view, too. */
   async look(uuid: string, deadline: Deadline): Promise<LibvirtView> {
     try {
-      const text = await this.command(['domstate', '--reason', uuid], deadline);
-      const said = text.trim().slice(0, MAX_WORDS);
-      const [, state = said, reason = ''] = /^([^(]*)\((.*)\)$/.exec(said) ?? [];
-      return { kind: 'state', state: state.trim(), reason };
+      return parseState(await this.command(['domstate', '--reason', uuid], deadline));
     } catch (error) {
       if (isKvmhaError(error, 'no-domain')) {
         return { kind: 'no-domain' };
@@ -87,22 +80,46 @@ export class Virsh {
       }
       throw error;
     }
-    if (/^Job type:\s*None\s*$/m.test(text)) {
-      return 'none';
-    }
-    return /^Operation:\s*Outgoing migration\s*$/m.test(text) ? 'outgoing-migration' : 'other';
+    return parseJob(text);
   }
 
   /** The facts of `virsh dominfo`, by the names it prints. */
   async information(uuid: string, deadline: Deadline): Promise<ReadonlyMap<string, string>> {
-    const text = await this.command(['dominfo', uuid], deadline);
-    return new Map(
-      text.split('\n').flatMap((line) => {
-        const match = /^([^:]+):\s*(.*)$/.exec(line);
-        return match?.[1] === undefined || match[2] === undefined ? [] : [[match[1], match[2]]];
-      }),
-    );
+    return parseInformation(await this.command(['dominfo', uuid], deadline));
   }
+}
+
+/** What `virsh list --uuid --name` prints: a uuid, one blank, and the name, which can begin or end with blanks. */
+export function parseDomains(text: string): { readonly name: string; readonly uuid: string }[] {
+  return text.split('\n').flatMap((line) => {
+    const [, uuid, name] = /^([0-9a-f-]{36}) (.+)$/.exec(line) ?? [];
+    return uuid === undefined || name === undefined ? [] : [{ uuid, name }];
+  });
+}
+
+/** What `virsh domstate --reason` prints: "paused (I/O error)". What has another form is a state that nobody knows. */
+export function parseState(text: string): Extract<LibvirtView, { kind: 'state' }> {
+  const said = text.trim();
+  const [, state = said, reason = ''] = /^([^(\n]*?)(?: \((.*)\))?$/.exec(said) ?? [];
+  return { kind: 'state', state: state.slice(0, MAX_WORDS), reason: reason.slice(0, MAX_WORDS) };
+}
+
+/** What `virsh domjobinfo` prints. */
+export function parseJob(text: string): DomainJob {
+  if (/^Job type:\s*None\s*$/m.test(text)) {
+    return 'none';
+  }
+  return /^Operation:\s*Outgoing migration\s*$/m.test(text) ? 'outgoing-migration' : 'other';
+}
+
+/** What `virsh dominfo` prints, a fact on each line. */
+export function parseInformation(text: string): ReadonlyMap<string, string> {
+  return new Map(
+    text.split('\n').flatMap((line): [string, string][] => {
+      const [, name, value] = /^([^:]+):\s*(.*)$/.exec(line) ?? [];
+      return name === undefined || value === undefined ? [] : [[name, value]];
+    }),
+  );
 }
 
 /** A guest's QMP through libvirt's own monitor, for guests that were started without one of ours. */

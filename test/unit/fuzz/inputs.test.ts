@@ -3,13 +3,24 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { dirname, join, normalize } from 'node:path';
 import { after, describe, test } from 'node:test';
+import { InvalidArgumentError } from 'commander';
 import fc from 'fast-check';
+import { readSeconds } from '../../../agent/command/seconds.ts';
+import { readSince } from '../../../agent/command/timeline.ts';
 import { readEnvironment } from '../../../agent/ocf/environment.ts';
 import { parseClusterView } from '../../../lib/cluster/cluster-view.ts';
 import { parseConfiguration } from '../../../lib/cluster/configuration.ts';
+import { parseDestination } from '../../../lib/cluster/destination.ts';
+import { isListedAsLost } from '../../../lib/cluster/membership.ts';
 import { parseLines } from '../../../lib/cluster/storm-guard.ts';
 import { parseSurvey } from '../../../lib/cluster/survey.ts';
+import { parseActions } from '../../../lib/configure/preview.ts';
+import { Deadline } from '../../../lib/deadline.ts';
+import { parseHypervisor } from '../../../lib/doctor/collect/hypervisor.ts';
+import { parseDefinition } from '../../../lib/doctor/definition.ts';
+import { mountOf, parseMounts } from '../../../lib/doctor/mounts.ts';
 import { savedStatePath } from '../../../lib/guest/boot.ts';
+import { readRegisters } from '../../../lib/guest/core-file.ts';
 import { socketsOf } from '../../../lib/guest/sockets.ts';
 import { errorOfEvent, RAS_EVENTS } from '../../../lib/host/ras-event.ts';
 import { errorOfTrigger } from '../../../lib/host/rasdaemon.ts';
@@ -17,6 +28,14 @@ import { parsePageLayout, readPage } from '../../../lib/host/ring-buffer.ts';
 import { decode, parseFormat } from '../../../lib/host/trace-format.ts';
 import { parseDomainXml, prepareDomainXml, withoutAdditions } from '../../../lib/libvirt/domain-xml.ts';
 import { readIdentityCache } from '../../../lib/libvirt/identity-cache.ts';
+import {
+  LibvirtMonitor,
+  parseDomains,
+  parseInformation,
+  parseJob,
+  parseState,
+  Virsh,
+} from '../../../lib/libvirt/virsh.ts';
 import { OcfFailure } from '../../../lib/ocf.ts';
 import { DECLARATIONS, readParameters } from '../../../lib/parameters.ts';
 import { DEFAULT_POLICY, parsePolicy } from '../../../lib/policy.ts';
@@ -136,6 +155,33 @@ describe("the cluster's answers", () => {
     );
   });
 
+  test('of its scheduler that are damaged name a node that is in them, or none', async () => {
+    const [name, whatIf] = ['healthy.xml', 'healthy.what-if.xml'].map((each) =>
+      recorded(`cluster/recorded/${each}`),
+    );
+    const healthy = await parseClusterView(name ?? '', 'db', 'node1');
+    assert.equal(healthy.kind, 'cluster');
+    await fc.assert(
+      fc.asyncProperty(damaged(whatIf ?? ''), async (xml) => {
+        const destination = await withoutCrash(() => parseDestination(xml, healthy));
+        assert.ok(destination?.kind !== 'node' || xml.includes(escaped(destination.node)) || /&/.test(xml));
+        await withoutCrash(() => parseActions(xml));
+      }),
+      runs(60),
+    );
+  });
+
+  test('of its membership call a node lost only on a line of its own', () => {
+    fc.assert(
+      fc.property(damaged('1 node1 member\n2 node2 lost\n'), (list) => {
+        if (isListedAsLost(list, 'node1')) {
+          assert.match(list, /node1 lost/);
+        }
+      }),
+      runs(200),
+    );
+  });
+
   test('do not grow by entities', async () => {
     const entities = '<!DOCTYPE x [<!ENTITY a "xxxxxxxxxx"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>';
     await withoutCrash(() => parseConfiguration(`${entities}<cib validate-with="&b;"/>`));
@@ -143,6 +189,180 @@ describe("the cluster's answers", () => {
       parseClusterView(`${entities}<pacemaker-result>&b;</pacemaker-result>`, 'x', 'y'),
     );
     assert.notEqual(answer?.kind, 'cluster');
+  });
+});
+
+describe('what virsh prints', () => {
+  const states = [
+    'no state',
+    'running',
+    'idle',
+    'paused',
+    'in shutdown',
+    'shut off',
+    'crashed',
+    'pmsuspended',
+  ];
+  const line = fc.constantFrom(
+    ...states.map((state) => `${state} (unknown)\n`),
+    ...['paused (I/O error)\n', 'shut off (destroyed)\n', 'running\n'],
+  );
+
+  test('of a state is that state, word for word, or one that nobody knows', () => {
+    const text = fc.oneof(anyText, line, line.chain(damaged), fc.tuple(line, line).map(String));
+    const padded = fc.tuple(line, fc.constantFrom(' ', '\n', '\t'), fc.nat(1000), anyText);
+    fc.assert(
+      fc.property(
+        fc.oneof(
+          text,
+          padded.map(([state, blank, count, more]) => `${state.trim()}${blank.repeat(count)}${more}`),
+        ),
+        (printed) => {
+          const { state, reason } = parseState(printed);
+          if (states.includes(state)) {
+            assert.ok(printed.trim() === state || printed.trim().startsWith(`${state} (${reason}`), printed);
+          }
+          assert.ok(state.length <= 600);
+        },
+      ),
+      runs(500),
+    );
+  });
+
+  test('of domains is taken to the blank, and of other lines no domain is made', () => {
+    const uuid = fc.uuid();
+    const name = anyText.filter((each) => each !== '' && !/[\r\n\u2028\u2029]/.test(each));
+    fc.assert(
+      fc.property(fc.array(fc.tuple(uuid, name)), anyText, (domains, other) => {
+        const text = domains.map(([id, each]) => `${id} ${each}\n`).join('');
+        assert.deepEqual(
+          parseDomains(text).map((domain) => [domain.uuid, domain.name]),
+          domains,
+        );
+        for (const domain of parseDomains(other)) {
+          assert.ok(other.includes(`${domain.uuid} ${domain.name}`));
+        }
+      }),
+      runs(200),
+    );
+  });
+
+  test('of a job or a domain can be anything: no job is what says so, and a fact is on its line', () => {
+    const job = damaged(
+      'Job type:         Unbounded   \nOperation:        Outgoing migration\nTime elapsed: 7 ms\n',
+    );
+    const information = damaged(
+      'Id:             -\nName:           web\nPersistent:     no\nManaged save:   no\n',
+    );
+    fc.assert(
+      fc.property(fc.oneof(job, anyText), fc.oneof(information, anyText), (one, other) => {
+        if (parseJob(one) === 'none') {
+          assert.match(one, /Job type:\s*None/);
+        }
+        for (const [fact, value] of parseInformation(other)) {
+          assert.ok(other.includes(fact) && other.includes(value));
+        }
+      }),
+      runs(200),
+    );
+  });
+
+  test('of QEMU is what QEMU said, or refused with a reason', async () => {
+    class Said extends Virsh {
+      text = '';
+      override async command(): Promise<string> {
+        return this.text;
+      }
+    }
+    const virsh = new Said('test:///default');
+    const text = fc.oneof(
+      anyText,
+      anyJson.map((each) => JSON.stringify(each)),
+      anyJson.map((each) => JSON.stringify({ return: each })),
+      anyJson.map((each) => JSON.stringify({ error: each })),
+    );
+    await fc.assert(
+      fc.asyncProperty(text, async (said) => {
+        virsh.text = said;
+        const answer = await withoutCrash(() =>
+          new LibvirtMonitor(virsh, 'uuid').execute('query-status', {}, Deadline.in(1000)),
+        );
+        if (answer !== undefined) {
+          assert.deepEqual(answer, JSON.parse(said).return);
+        }
+      }),
+      runs(200),
+    );
+  });
+
+  test('of a host, and the XML that a definition is read from, can be damaged', async () => {
+    const capabilities =
+      "<capabilities><host><uuid>AB</uuid><cpu><model>EPYC</model><vendor>AMD</vendor><feature name='x2apic'/></cpu>" +
+      "<secmodel><model>apparmor</model></secmodel></host><machine canonical='pc-7.2'>pc</machine></capabilities>";
+    const versions = 'Running hypervisor: QEMU 7.2.22\nRunning against daemon: 9.0.0\n';
+    await fc.assert(
+      fc.asyncProperty(
+        damaged(capabilities),
+        damaged(versions),
+        damaged(DOMAIN),
+        async (host, version, xml) => {
+          await withoutCrash(() => parseHypervisor(host, version));
+          await withoutCrash(() => parseDefinition(xml, 'web'));
+        },
+      ),
+      runs(100),
+    );
+  });
+});
+
+describe('what the kernel and QEMU print for people', () => {
+  test('mounts can be anything: each is a place and a type, and a path is on one that is above it', () => {
+    const mounts =
+      '22 1 8:1 / / rw - ext4 /dev/sda1 rw\n40 22 0:52 / /srv/a\\040b rw shared:1 - nfs4 host:/x rw,vers=4.2\n';
+    fc.assert(
+      fc.property(fc.oneof(damaged(mounts), anyText), hostileName, (text, name) => {
+        const path = `/srv/${name}`;
+        const point = mountOf(path, parseMounts(text))?.point;
+        assert.ok(point === undefined || path.startsWith(point));
+      }),
+      runs(300),
+    );
+  });
+
+  test('registers can be anything, and none is read beyond 64 bits', () => {
+    const registers =
+      'CPU#0\nRAX=0000000000000001 RIP=ffffffff81000000 R8 =0000000000000000\nCS =0010 0000000000000000 ffffffff 00af9b00\n';
+    fc.assert(
+      fc.property(fc.oneof(damaged(registers), anyText), (text) => {
+        for (const vcpu of readRegisters(text)) {
+          assert.ok([...vcpu.values()].every((value) => value >= 0n && value < 1n << 64n));
+        }
+      }),
+      runs(300),
+    );
+  });
+});
+
+describe('what an operator types', () => {
+  test('for a time is a time, or wrong usage', () => {
+    const words = fc.oneof(
+      anyText,
+      fc.tuple(fc.double({ min: 0 }), fc.constantFrom('s', 'm', 'h', 'd', 'w')).map((each) => each.join('')),
+      fc.tuple(fc.bigInt({ min: 0n }), fc.constantFrom('s', 'w')).map((each) => each.join('')),
+      damaged('2026-11-25T04:30:00.5+01:00'),
+    );
+    fc.assert(
+      fc.property(words, (text) => {
+        for (const read of [readSince, readSeconds]) {
+          try {
+            assert.ok(Number.isFinite(new Date(read(text)).getTime()));
+          } catch (error) {
+            assert.ok(error instanceof InvalidArgumentError, String(error));
+          }
+        }
+      }),
+      runs(500),
+    );
   });
 });
 
