@@ -48,9 +48,11 @@ ALSO = $(if $(wildcard node_modules/@oven/bun-linux-x64/bin/bun),--also 'built w
 # How long make soak goes on, in seconds, and how many rounds each of its clusters has.
 SECONDS ?= 3600
 ROUNDS  ?= 10
-# At which of the moments of an action make crash-points interrupts it: every one, from the first on.
+# At which of the moments of an action make crash-points interrupts it (every one, from the first on), and with how many
+# guests at a time.
 EVERY ?= 1
 FROM  ?= 0
+JOBS  ?= 2
 
 .DEFAULT_GOAL := build
 .NOTPARALLEL:
@@ -180,8 +182,9 @@ soak: setup build ## Torment guests of clusters in the lab at random (as root) [
 	node test/nemesis/soak.ts --seconds '$(SECONDS)' --seed '$(SEED)' --rounds '$(ROUNDS)' --watcher '$(WATCHER)' \
 	  --only '$(ONLY)'
 
-crash-points: setup build ## Interrupt each action at each moment (as root, with strace) [ACTION= FATE= EVERY=1 FROM=0]
-	node test/nemesis/crash-points.ts --every '$(EVERY)' --from '$(FROM)' --only '$(ACTION)' --fate '$(FATE)'
+crash-points: setup build ## Interrupt each action at each moment (as root) [ACTION= FATE= EVERY=1 FROM=0 JOBS=2 PROGRESS=]
+	node test/nemesis/crash-points.ts --every '$(EVERY)' --from '$(FROM)' --only '$(ACTION)' --fate '$(FATE)' \
+	  --jobs '$(JOBS)' $(if $(PROGRESS),--progress '$(PROGRESS)')
 
 lab: setup $(TREE) ## Start the lab: a cluster of nodes on this machine, with kvmha installed (as root)
 	node test/lab/lab.ts up --install build/tree

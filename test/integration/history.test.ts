@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { check, type Rule } from '../nemesis/checker.ts';
-import { type Player, SCENARIOS, Stage } from '../nemesis/crash.ts';
+import { type Player, Stage } from '../nemesis/crash-player.ts';
 
 let stage: Stage;
 before(async () => {
@@ -11,10 +11,7 @@ after(() => stage[Symbol.asyncDispose]());
 
 /** The rules that are broken, by what is seen of a guest. */
 async function broken(play: (player: Player) => Promise<void>): Promise<Set<Rule>> {
-  const [scenario] = SCENARIOS;
-  assert.ok(scenario);
-  const player = await stage.player(scenario);
-  player.recorder.start();
+  const player = await stage.player();
   try {
     await play(player);
     return new Set(check(player.recorder.history()).map(({ rule }) => rule));
