@@ -2,7 +2,7 @@ import { rmSync } from 'node:fs';
 import type { Deadline } from '../deadline.ts';
 import { isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { isAlive, isRunning, type ProcessIdentity, signalProcess } from '../linux/process.ts';
-import { syncFile } from '../linux/sync.ts';
+import { syncFiles } from '../linux/sync.ts';
 import type { Log } from '../log.ts';
 import { findQemuProcesses } from '../qemu/qemu-process.ts';
 import { uuidForName } from '../record/directory.ts';
@@ -180,23 +180,19 @@ export async function syncImages(
     log.debug(`${guest.name}: syncing ${cached.map(({ path }) => path).join(', ')}`);
   }
   try {
-    await Promise.all(cached.map(({ path }) => syncIfThere(path, deadline)));
+    await syncFiles(
+      cached.map(({ path }) => path),
+      deadline,
+    );
   } catch (cause) {
+    // An image that has been removed since has nothing left to bring to storage.
+    if (isKvmhaError(cause, 'file')) {
+      return;
+    }
     throw new KvmhaError(
       'file',
       `writes of ${guest.name} that the host still caches cannot be brought to storage: ${messageOf(cause)}`,
       { cause },
     );
-  }
-}
-
-/** An image that has been removed since has nothing left to bring to storage. */
-async function syncIfThere(path: string, deadline: Deadline): Promise<void> {
-  try {
-    await syncFile(path, deadline);
-  } catch (error) {
-    if (!isKvmhaError(error, 'file')) {
-      throw error;
-    }
   }
 }

@@ -2,7 +2,7 @@ import { chmodSync, renameSync, statfsSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { type Deadline, sleep } from '../deadline.ts';
 import { errnoOf, KvmhaError, messageOf } from '../error.ts';
-import { syncFile } from '../linux/sync.ts';
+import { syncFiles } from '../linux/sync.ts';
 import type { Guest } from './guest.ts';
 
 /** `dump-guest-memory`'s formats that are offered. */
@@ -105,7 +105,7 @@ export async function dumpMemory(
   await watch(guest, uuid, dumping, onProgress, deadline);
   onProgress(memory, memory);
   chmodSync(partial, 0o600);
-  await syncFile(partial, deadline);
+  await syncFiles([partial], deadline);
   renameSync(partial, join(directory, dumpName(format)));
 }
 

@@ -4,7 +4,7 @@ import { join } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { errnoOf, isKvmhaError, KvmhaError, messageOf } from '../error.ts';
 import { isAlive, type ProcessIdentity } from '../linux/process.ts';
-import { syncFile } from '../linux/sync.ts';
+import { syncFiles } from '../linux/sync.ts';
 import type { Monitor } from '../qemu/qmp.ts';
 import { coreHeader, MOST_SEGMENTS, type Segment, START_OF_MEMORY } from './core-file.ts';
 import { dumpName, type OnProgress, partialDump } from './memory-dump.ts';
@@ -62,7 +62,7 @@ export async function dumpPastQemu(
     const { segments, unreadable } = await copy(memory, ranges, file, onProgress, deadline);
     await writeAll(file, coreHeader(segments, registers), 0);
     chmodSync(partial, 0o600);
-    await syncFile(partial, deadline);
+    await syncFiles([partial], deadline);
     renameSync(partial, join(directory, dumpName('elf')));
     return unreadable;
   } catch (cause) {

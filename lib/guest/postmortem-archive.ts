@@ -2,7 +2,7 @@ import { closeSync, fsyncSync, openSync, renameSync, rmSync, writeFileSync } fro
 import { basename, dirname } from 'node:path';
 import type { Deadline } from '../deadline.ts';
 import { KvmhaError, messageOf } from '../error.ts';
-import { syncFile } from '../linux/sync.ts';
+import { syncFiles } from '../linux/sync.ts';
 import { runChecked } from '../run.ts';
 import { PARTIAL } from './memory-dump.ts';
 
@@ -29,7 +29,7 @@ export async function archive(directory: string, deadline: Deadline): Promise<st
     writeFileSync(partial, '', { mode: 0o600, flag: 'wx' });
     const words = ['--create', '--file', partial, '--directory', dirname(directory), '--numeric-owner'];
     await runChecked('tar', [...words, '--', basename(directory)], { deadline });
-    await syncFile(partial, deadline);
+    await syncFiles([partial], deadline);
     renameSync(partial, path);
     const folder = openSync(dirname(path), 'r');
     fsyncSync(folder);

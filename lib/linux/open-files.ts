@@ -33,7 +33,7 @@ export async function identifyFiles(
   paths: readonly string[],
   deadline: Deadline,
 ): Promise<FileIdentity[]> {
-  const local = paths.length === 0 ? new Set() : openedLocally(pid);
+  const local = paths.length === 0 ? new Set() : openedLocally(pid, paths);
   const seen = (path: string) => `/proc/${pid}/root${path}`;
   const others = paths.filter((path) => !local.has(path));
   const told = (await identifyByChild(others.map(seen), deadline)).values();
@@ -43,9 +43,16 @@ export async function identifyFiles(
   }));
 }
 
-/** The paths that process `pid` has files open by, on file systems that cannot hang. @throws KvmhaError `file` */
-export function openedLocally(pid: number): ReadonlySet<string> {
-  return new Set(read(pid).flatMap(({ local, target }) => (local ? [target] : [])));
+/**
+ * Those of `paths` that process `pid` has files open by, on file systems that cannot hang.
+ *
+ * @throws KvmhaError `file`
+ */
+export function openedLocally(pid: number, paths: readonly string[]): ReadonlySet<string> {
+  const named = new Set(paths);
+  return new Set(
+    read(pid, (target) => named.has(target)).flatMap(({ local, target }) => (local ? [target] : [])),
+  );
 }
 
 function identify(path: string): FileIdentity {
@@ -117,12 +124,15 @@ export interface Opened {
  */
 export function openedAt(pid: number, paths: readonly string[]): ReadonlyMap<string, readonly Opened[]> {
   try {
-    const all = descriptors(pid);
+    const named = new Map(
+      paths.flatMap((path) => [path, `${path} (deleted)`].map((target) => [target, path])),
+    );
+    const all = descriptors(pid, (target) => named.has(target));
     return new Map(
       paths.map((path) => [
         path,
         all
-          .filter(({ target }) => target === path || target === `${path} (deleted)`)
+          .filter(({ target }) => named.get(target) === path)
           .map(({ link, writable }) => ({ size: statSync(link).size, writable })),
       ]),
     );
@@ -173,20 +183,24 @@ interface Descriptor {
   readonly lock: string | undefined;
 }
 
-function read(pid: number): Descriptor[] {
+function read(pid: number, wanted: (target: string) => boolean): Descriptor[] {
   try {
-    return descriptors(pid);
+    return descriptors(pid, wanted);
   } catch (error) {
     throw new KvmhaError('file', `the open files of process ${pid}: ${messageOf(error)}`, { cause: error });
   }
 }
 
-function descriptors(pid: number): Descriptor[] {
+/** @param wanted by what a descriptor's name in /proc leads to: the others are not looked at */
+function descriptors(pid: number, wanted: (target: string) => boolean = () => true): Descriptor[] {
   const mounts = new Mounts(pid);
   return readdirSync(`/proc/${pid}/fd`).flatMap((number) => {
     const link = `/proc/${pid}/fd/${number}`;
     try {
       const target = readlinkSync(link);
+      if (!wanted(target)) {
+        return [];
+      }
       const info = readFileSync(`/proc/${pid}/fdinfo/${number}`, 'utf8');
       // O_ACCMODE is 3, O_RDONLY 0, O_WRONLY 1 and O_RDWR 2 (fcntl.h); fdinfo prints the flags in octal.
       const mode = Number.parseInt(/^flags:\s*([0-7]+)/m.exec(info)?.[1] ?? '2', 8) & 3;

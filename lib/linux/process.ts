@@ -115,6 +115,15 @@ function kill(pid: number, signal: NodeJS.Signals): boolean {
   }
 }
 
+/**
+ * Whether the command line of a process has all of `words` in it somewhere. It tells at little cost of which processes
+ * `readArguments` need not be asked.
+ */
+export function mayHaveArguments(pid: number, words: readonly string[]): boolean {
+  const text = readProc(`/proc/${pid}/cmdline`) ?? '';
+  return words.every((word) => text.includes(word));
+}
+
 /** The argument vector of a process; empty for a zombie or kernel thread, undefined when it is gone. */
 export function readArguments(pid: number): string[] | undefined {
   const text = readProc(`/proc/${pid}/cmdline`);

@@ -4,6 +4,7 @@ import type { DomainIdentity } from '../libvirt/identity-cache.ts';
 import {
   allPids,
   livingThreads,
+  mayHaveArguments,
   type ProcessIdentity,
   readArguments,
   readStat,
@@ -51,6 +52,11 @@ export function qemuProcess(pid: number, domain: DomainIdentity): QemuProcess | 
 type NamedQemu = QemuProcess & { readonly name: string; readonly uuid: string };
 
 function readQemu(pid: number): NamedQemu | undefined {
+  // Most processes of a node are none, and all are looked at several times in an action.
+  if (!mayHaveArguments(pid, ['-name', '-uuid'])) {
+    return undefined;
+  }
+  // In this order: had the pid been reused meanwhile, the start time would not be that of the arguments' process.
   const stat = readStat(pid);
   const argv = stat === undefined ? undefined : readArguments(pid);
   if (stat === undefined || argv === undefined || !argv.includes('-name') || !argv.includes('-uuid')) {

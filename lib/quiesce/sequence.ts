@@ -4,7 +4,7 @@ import type { Connection } from '../linux/connections.ts';
 import { type FileStamp, stampFiles, stampLocalFile } from '../linux/file-stamp.ts';
 import { type FileIdentity, openedAt, openedLocally } from '../linux/open-files.ts';
 import { readOomScore, writeOomScore } from '../linux/process.ts';
-import { syncFile } from '../linux/sync.ts';
+import { syncFiles } from '../linux/sync.ts';
 import type { QemuProcess } from '../qemu/qemu-process.ts';
 import { isObject, type Json, type Monitor } from '../qemu/qmp.ts';
 import { type QuiesceRecord, type RecordedMedium, readRecord, writeRecord } from '../record/record.ts';
@@ -299,7 +299,10 @@ class Sequence {
       .filter(({ readOnly, direct }) => !readOnly && !direct)
       .flatMap(({ files }) => files.slice(0, 1));
     await identifyImages(record.qemu.pid, cached, this.#deadline);
-    await Promise.all(cached.map((file) => syncFile(`/proc/${record.qemu.pid}/root${file}`, this.#deadline)));
+    await syncFiles(
+      cached.map((file) => `/proc/${record.qemu.pid}/root${file}`),
+      this.#deadline,
+    );
     await this.#demandConnections(record, present);
     const media = await this.#withStamps(record.media, whole);
     this.#enter('record-durable');
@@ -331,7 +334,7 @@ class Sequence {
     let stamps: readonly FileStamp[];
     try {
       // A child that looks takes longer than all the rest of the sequence.
-      const local = openedLocally(pid);
+      const local = openedLocally(pid, files);
       stamps = files.every((file) => local.has(file))
         ? paths.map(stampLocalFile)
         : await stampFiles(paths, this.#deadline.within(STAMP_PATIENCE));
