@@ -175,6 +175,7 @@ bench: setup build ## Measure start-up, monitors, watcher and failovers, beside 
 	node test/bench/monitor.ts $(ALSO) --json build/bench-monitor.json --svg build/bench-monitor.svg
 	node test/bench/monitors.ts $(ALSO) --json build/bench-monitors.json
 	node test/bench/watcher.ts --json build/bench-watcher.json
+	node test/bench/pressure.ts --json build/bench-pressure.json
 	node test/bench/proof.ts --runs $(RUNS) --json build/bench-proof.json --svg build/bench-proof.svg
 	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg
 

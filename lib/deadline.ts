@@ -45,10 +45,9 @@ export class Deadline {
   async race<T>(work: Promise<T>, what: string): Promise<T> {
     let timer: NodeJS.Timeout | undefined;
     const expiry = new Promise<never>((_, reject) => {
-      timer = setTimeout(
-        () => reject(new KvmhaError('deadline', `timed out waiting for ${what}`)),
-        this.remaining(),
-      );
+      const expire = () => reject(new KvmhaError('deadline', `timed out waiting for ${what}`));
+      // A process that has not got the processor for long finds its timers expired before it reads what has come.
+      timer = setTimeout(() => setImmediate(expire), this.remaining());
     });
     try {
       return await Promise.race([work, expiry]);

@@ -45,6 +45,17 @@ export function messageOf(error: unknown): string {
   return text.replace(/\s+/g, ' ').trim();
 }
 
+/**
+ * errno names by which the kernel says that it, or this process, is short of something (open(2), fork(2), socket(2)):
+ * nothing of what was asked for.
+ */
+const SHORTAGES: readonly (string | undefined)[] = ['EMFILE', 'ENFILE', 'ENOMEM', 'ENOBUFS', 'EAGAIN'];
+
+/** Whether something failed, or one of its causes did, only because there was too little of something at the moment. */
+export function isShortage(error: unknown): boolean {
+  return error instanceof Error && (SHORTAGES.includes(errnoOf(error)) || isShortage(error.cause));
+}
+
 /** The errno name (`ENOENT`, ...) of a failed system call, if `error` is one. */
 export function errnoOf(error: unknown): string | undefined {
   return error instanceof Error && 'code' in error && typeof error.code === 'string' ? error.code : undefined;

@@ -50,7 +50,8 @@ export async function act(context: ActionContext, situation: Situation): Promise
       const { seen, behaviour, classification } = decision;
       try {
         // A last look that has no time left would find everybody silent.
-        if (behaviour.do === 'wait' && context.deadline.remaining() > 2 * SETTLE_PAUSE) {
+        const again = behaviour.do === 'wait' || isBlind(decision);
+        if (again && context.deadline.remaining() > 2 * SETTLE_PAUSE) {
           closeLook(seen);
           await sleep(SETTLE_PAUSE);
           continue;
@@ -78,6 +79,12 @@ export async function act(context: ActionContext, situation: Situation): Promise
   } finally {
     lock?.release();
   }
+}
+
+/** Nothing is known of the guest, and the process table could not be read: for lack of something, which may pass. */
+function isBlind({ behaviour, classification, seen }: Decision): boolean {
+  const unread = seen.observation.process.kind === 'unknown' && classification.state === 'unknown';
+  return unread && changesNothing(behaviour);
 }
 
 /**

@@ -2,7 +2,7 @@ import { mkdirSync } from 'node:fs';
 import { basename } from 'node:path';
 import type { ClusterView } from '../../lib/cluster/cluster-view.ts';
 import type { Deadline } from '../../lib/deadline.ts';
-import { errnoOf, isKvmhaError, type KvmhaError, messageOf } from '../../lib/error.ts';
+import { errnoOf, isKvmhaError, isShortage, type KvmhaError, messageOf } from '../../lib/error.ts';
 import type { Guest } from '../../lib/guest/guest.ts';
 import type { Journal } from '../../lib/journal.ts';
 import { domainIdentityOf, lastDomainIdentityOf } from '../../lib/libvirt/domain-identity.ts';
@@ -35,6 +35,9 @@ export interface ActionContext {
   cluster(deadline: Deadline): Promise<ClusterView>;
 }
 
+/** Milliseconds between two attempts to read what could not be read for lack of something. */
+const SHORTAGE_PAUSE = 200;
+
 /** Actions that must find a guest even when its configuration is lost: what runs must be seen and stopped. */
 const LENIENT_ACTIONS = ['stop', 'monitor', 'status'];
 
@@ -50,8 +53,8 @@ export type Call = Pick<
  * @throws OcfFailure as `identifyGuest` does
  */
 export async function makeContext(call: Call): Promise<ActionContext> {
-  const { environment, parameters, log } = call;
-  const guest = await identifyGuest(environment, parameters, log);
+  const { environment, parameters } = call;
+  const guest = await identifyGuest(call);
   let policy: Promise<Policy> | undefined;
   let cluster: Promise<ClusterView> | undefined;
   return {
@@ -76,11 +79,31 @@ export async function makeContext(call: Call): Promise<ActionContext> {
  * @throws OcfFailure when its configuration cannot be used: ERR_PERM, ERR_INSTALLED when it is missing, ERR_ARGS when
  *   it is not what it should be on this node
  */
-async function identifyGuest(environment: OcfEnvironment, parameters: Parameters, log: Log): Promise<Guest> {
-  const identity = await domainIdentity(environment, parameters.config, log);
+async function identifyGuest({ environment, parameters, deadline, log }: Call): Promise<Guest> {
+  let shortage: KvmhaError | undefined;
+  const identity = await deadline.within(deadline.remaining() / 2).poll(SHORTAGE_PAUSE, async () => {
+    try {
+      return await domainIdentity(environment, parameters.config, log);
+    } catch (error) {
+      if (!isKvmhaError(error)) {
+        throw error;
+      }
+      shortage = error; // It may pass: another process ends, and what it had can be had.
+      return undefined;
+    }
+  });
+  if (identity === undefined) {
+    // Nor may it be guessed: that there is no guest of a name that is not the guest's would be no "not running".
+    throw new OcfFailure(
+      OCF.ERR_GENERIC,
+      `which guest this is cannot be read, because this node is short of something: ${messageOf(shortage)}. Nothing is known of the guest; see which limit is too low or what uses up memory or open files`,
+      { cause: shortage },
+    );
+  }
   return { ...identity, resource: environment.instance, virsh: new Virsh(parameters.hypervisor) };
 }
 
+/** @throws KvmhaError when it cannot be read for lack of something, OcfFailure as `identifyGuest` */
 async function domainIdentity(
   environment: OcfEnvironment,
   config: string,
@@ -93,10 +116,14 @@ async function domainIdentity(
     if (!isKvmhaError(error)) {
       throw error;
     }
-    if (!LENIENT_ACTIONS.includes(environment.action)) {
+    const lenient = LENIENT_ACTIONS.includes(environment.action);
+    const last = lenient ? lastDomainIdentityOf(config, cache) : undefined;
+    if (last === undefined && isShortage(error)) {
+      throw error;
+    }
+    if (!lenient) {
       throw new OcfFailure(codeOf(error), messageOf(error), { cause: error });
     }
-    const last = lastDomainIdentityOf(config, cache);
     if (last !== undefined) {
       log.warn(
         `${last.name}: its configuration cannot be read, going by what it was before: ${messageOf(error)}`,

@@ -38,9 +38,6 @@ const MOST_LOOKS = 3;
 /** How long a qemu that has closed its monitor is given to be gone, in milliseconds: it closes it on its way out. */
 const LEAVING = 2000;
 
-/** How long the processor time of vCPUs is watched, in milliseconds: idle ones use some every now and then. */
-const VCPU_WATCH = 1000;
-
 /** One look at a guest: what was seen, and the hands that an action needs to go on. */
 export interface Look {
   readonly observation: Observation;
@@ -142,7 +139,7 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<{ seen: Look;
   const recorded = uuid === undefined || qemu === undefined ? NO_RECORD : recordOf(uuid, qemu);
   const usable = monitorView.kind === 'status' ? monitor : undefined;
   const { begun, proof } = await quiesceProof(recorded, usable, monitorView, deadline);
-  const nobodyTells = libvirt.view.kind === 'silent' && monitorView.kind === 'absent';
+  const nobodyTells = libvirt.view.kind === 'silent' && monitorView.kind !== 'status';
   const vcpusUseTime = nobodyTells && qemu !== undefined && !frozen && (await useTime(qemu, deadline));
   const observation: Observation = {
     libvirt: libvirt.view,
@@ -160,13 +157,16 @@ async function lookOnce(guest: Guest, deadline: Deadline): Promise<{ seen: Look;
   return { seen: { observation, uuid, qemu, dying, monitor, record: recorded.record }, hungUp };
 }
 
-/** Whether the vCPUs are seen to run, where nobody can be asked. That they are not tells nothing: they may be idle. */
+/**
+ * Whether the vCPUs are seen to run, where nobody can be asked, or nobody gets the processor time to answer. That they
+ * are not tells nothing: idle ones use some only every now and then.
+ */
 async function useTime({ pid }: QemuProcess, deadline: Deadline): Promise<boolean> {
   try {
     const threads = vcpuThreads(pid);
     const before = threads.map((thread) => processorTime(pid, thread));
     const used = () => threads.some((thread, index) => processorTime(pid, thread) !== before[index]);
-    return (await deadline.within(VCPU_WATCH).poll(50, () => used() || undefined)) ?? false;
+    return (await patience(deadline).poll(50, () => used() || undefined)) ?? false;
   } catch (error) {
     if (isKvmhaError(error)) {
       return false;

@@ -21,7 +21,7 @@ const SETTLED_AFTER_MS = 3000;
  * and that it cannot be written is no failure.
  *
  * @param cachePath a file of its own for each resource, in an existing directory of root's
- * @throws KvmhaError `file` or `malformed` as readDomainXml does
+ * @throws KvmhaError `file` or `malformed` as readDomainXml does, and `file` as `readIdentityCache` does
  */
 export async function domainIdentityOf(path: string, cachePath: string): Promise<DomainIdentity> {
   const known = cachedIdentityOf(path, cachePath);
@@ -43,6 +43,8 @@ export async function domainIdentityOf(path: string, cachePath: string): Promise
 /**
  * The identity that was last read from `path`, whether or not the file is still the same or there at all: a
  * guest that runs keeps its name when its configuration is lost, and must still be found to be stopped.
+ *
+ * @throws KvmhaError as `readIdentityCache` does
  */
 export function lastDomainIdentityOf(path: string, cachePath: string): DomainIdentity | undefined {
   const cached = readIdentityCache(path, cachePath);

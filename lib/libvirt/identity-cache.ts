@@ -1,5 +1,5 @@
 import { closeSync, constants, fstatSync, openSync, readFileSync, statSync } from 'node:fs';
-import { errnoOf, KvmhaError, messageOf } from '../error.ts';
+import { errnoOf, isShortage, KvmhaError, messageOf } from '../error.ts';
 
 /** What tells a guest apart from others. */
 export interface DomainIdentity {
@@ -55,6 +55,7 @@ export function stampOf(path: string): { readonly text: string; readonly changed
  * What a cache file remembers of `path`, whatever has become of it.
  *
  * @returns undefined also when the cache file is damaged, or somebody else could have written it
+ * @throws KvmhaError `file` when it could not be opened for lack of something: that is no absence
  */
 export function readIdentityCache(path: string, cachePath: string): CachedIdentity | undefined {
   let file: number | undefined;
@@ -66,7 +67,10 @@ export function readIdentityCache(path: string, cachePath: string): CachedIdenti
     }
     const entry: unknown = JSON.parse(readFileSync(file, 'utf8'));
     return isEntry(entry) && entry.path === path ? entry : undefined;
-  } catch {
+  } catch (error) {
+    if (isShortage(error)) {
+      throw new KvmhaError('file', `cannot read ${cachePath}: ${errnoOf(error)}`, { cause: error });
+    }
     return undefined;
   } finally {
     if (file !== undefined) {

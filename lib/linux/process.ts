@@ -143,9 +143,13 @@ export function threadName(pid: number, thread: number): string | undefined {
   return readProc(`/proc/${pid}/task/${thread}/comm`)?.trimEnd();
 }
 
-/** The pids of all processes. */
+/** The pids of all processes. @throws KvmhaError `file` when they cannot be listed: that is no absence of any */
 export function allPids(): number[] {
-  return readdirSync('/proc').filter(isPid).map(Number);
+  try {
+    return readdirSync('/proc').filter(isPid).map(Number);
+  } catch (error) {
+    throw new KvmhaError('file', `/proc: ${messageOf(error)}`, { cause: error });
+  }
 }
 
 /** Nanoseconds of processor time a thread has used, from schedstat; undefined when it is gone. */

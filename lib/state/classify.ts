@@ -327,9 +327,10 @@ function judgeWithoutMonitor(observation: Observation): Judgement {
     return { state: 'unknown', because: 'it may go on at any moment' };
   }
   if (libvirt.kind === 'silent' || libvirt.kind === 'not-asked') {
-    // A guest that was started past the agent has no other monitor than libvirt's, and need not fail with it.
-    return libvirt.kind === 'silent' && observation.vcpusUseTime === true && monitor.kind === 'absent'
-      ? { state: 'degraded', because: 'its vCPUs use processor time', fault: 'libvirt does not answer' }
+    // A guest that was started past the agent has no other monitor than libvirt's, and need not fail with it; and on
+    // a node whose processors or memory are used up, neither QEMU nor libvirt may be able to answer in time.
+    return libvirt.kind === 'silent' && observation.vcpusUseTime === true
+      ? { state: 'degraded', because: 'its vCPUs use processor time', fault: whoIsSilent(monitor) }
       : { state: 'unknown' };
   }
   if (libvirt.kind === 'no-domain' || libvirt.state === 'shut off') {
@@ -344,6 +345,10 @@ function judgeWithoutMonitor(observation: Observation): Judgement {
     return { state: 'degraded', because: "qemu's monitor does not answer", fault: 'QMP does not answer' };
   }
   return judgement;
+}
+
+function whoIsSilent(monitor: MonitorView): string {
+  return monitor.kind === 'silent' ? 'neither libvirt nor QMP answers' : 'libvirt does not answer';
 }
 
 /**

@@ -9,9 +9,9 @@ import { Fault } from '../fault/fault.ts';
 import { domainXml } from '../guest/domain.ts';
 import { createDisk } from '../guest/witness.ts';
 import { AGENT, Resource } from '../support/agent.ts';
+import { ControlGroup } from '../support/control-group.ts';
 import { answers, Host, processesNamed, TestGuest, until } from '../support/host.ts';
 import type { Order } from '../support/quiesce-run.ts';
-import { TaskLimit } from '../support/task-limit.ts';
 
 const QUIESCE_RUN = join(import.meta.dirname, '../support/quiesce-run.ts');
 
@@ -483,7 +483,7 @@ describe('a guest', { concurrency: 4 }, () => {
 
   test('that runs is monitored though no process can be made', async (t) => {
     // nsenter(1) and the process that it starts; with its two threads, there is no room for a child.
-    const limit = TaskLimit.of(4);
+    const limit = ControlGroup.of({ tasks: 4 });
     if (typeof limit === 'string') {
       t.skip(limit);
       return;

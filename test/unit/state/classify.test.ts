@@ -465,7 +465,7 @@ describe('on the target of a migration', () => {
   });
 });
 
-describe('a guest without a monitor of its own, whose libvirt does not answer', () => {
+describe('a guest of which neither libvirt nor a monitor of its own tells', () => {
   const mute = { libvirt: SILENT_LIBVIRT, monitor: NO_MONITOR };
 
   test('runs if its vCPUs use processor time, and is unknown otherwise', () => {
@@ -474,8 +474,13 @@ describe('a guest without a monitor of its own, whose libvirt does not answer', 
     assert.equal(stateOf({ ...mute, vcpusUseTime: true, process: STOPPED }), 'unknown');
   });
 
-  test('is unknown if it has a monitor that is silent, too', () => {
-    assert.equal(stateOf({ ...mute, monitor: SILENT_MONITOR, vcpusUseTime: true }), 'unknown');
+  test('is judged the same if it has a monitor that is silent, too', () => {
+    assert.equal(stateOf({ ...mute, monitor: SILENT_MONITOR, vcpusUseTime: true }), 'degraded');
+    assert.equal(stateOf({ ...mute, monitor: SILENT_MONITOR }), 'unknown');
+    assert.equal(
+      stateOf({ ...mute, monitor: SILENT_MONITOR, vcpusUseTime: true, process: STOPPED }),
+      'unknown',
+    );
   });
 });
 
