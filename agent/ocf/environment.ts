@@ -27,8 +27,6 @@ export interface OcfEnvironment {
   readonly migrateSource: string | undefined;
   /** The node on which the operation runs, by its name in the cluster. */
   readonly node: string | undefined;
-  /** Directory of agents' run-time state, removed at boot. */
-  readonly runtimeDirectory: string;
   /** What begins the line with the exit reason. */
   readonly exitReasonPrefix: string;
   readonly log: LogSettings;
@@ -91,7 +89,6 @@ export function readEnvironment(
     migrateTarget: meta('migrate_target'),
     migrateSource: meta('migrate_source'),
     node: meta('on_node'),
-    runtimeDirectory: env['HA_RSCTMP'] || '/run/resource-agents',
     exitReasonPrefix: env['OCF_EXIT_REASON_PREFIX'] || 'ocf-exit-reason:',
     log: {
       facility: facility === 'none' || facility === '' ? undefined : facility,

@@ -1,19 +1,15 @@
 import assert from 'node:assert/strict';
-import { chmodSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { secureEnvironment } from '../../agent/environment-for-programs.ts';
+import { makeFolder } from '../support/folder.ts';
 
 const root = mkdtempSync(join(tmpdir(), 'kvmha-path-'));
 after(() => rmSync(root, { recursive: true, force: true }));
 
-function folder(name: string, mode: number): string {
-  const path = join(root, name);
-  mkdirSync(path);
-  chmodSync(path, mode);
-  return path;
-}
+const folder = (name: string, mode: number) => makeFolder(join(root, name), mode);
 
 function pathAfter(path: string): string | undefined {
   const variables: Record<string, string | undefined> = { PATH: path };

@@ -1,20 +1,16 @@
 import assert from 'node:assert/strict';
-import { chmodSync, lchownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
+import { lchownSync, mkdirSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, describe, test } from 'node:test';
 import { othersFolderIn } from '../../lib/linux/others-folder.ts';
+import { makeFolder } from '../support/folder.ts';
 
 const NOBODY = 65534;
 const root = mkdtempSync(join(tmpdir(), 'kvmha-others-'));
 after(() => rmSync(root, { recursive: true, force: true }));
 
-function folder(name: string, mode: number): string {
-  const path = join(root, name);
-  mkdirSync(path);
-  chmodSync(path, mode);
-  return path;
-}
+const folder = (name: string, mode: number) => makeFolder(join(root, name), mode);
 
 describe('a path', () => {
   test('below folders of its own has nothing of others', () => {

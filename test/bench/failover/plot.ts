@@ -32,7 +32,7 @@ export function plot(summaries: readonly Summary[], below: string): string {
   const parts: string[] = [];
   let y = TOP;
   for (const [fault, rows] of groups) {
-    parts.push(text(16, y + 4, FAULTS[fault].words, 'font-weight="bold"'));
+    parts.push(text(16, y + 4, FAULTS[fault].words, HEADING));
     for (const row of rows) {
       y += ROW;
       parts.push(drawRow(row, y));
@@ -128,7 +128,11 @@ function wrapped(words: string, characters: number): string[] {
   return lines;
 }
 
-function text(x: number, y: number, words: string, attributes = ''): string {
+/** Of a heading: with a white edge, as lines of the scale run behind it. */
+export const HEADING = 'font-weight="bold" stroke="#fff" stroke-width="4" paint-order="stroke"';
+
+/** Text of a picture, escaped; `attributes` as SVG has them. */
+export function text(x: number, y: number, words: string, attributes = ''): string {
   const escaped = words.replace(/[<>&]/g, (character) => `&#${character.charCodeAt(0)};`);
   return `<text x="${x}" y="${y}"${attributes === '' ? '' : ` ${attributes}`}>${escaped}</text>`;
 }

@@ -1,3 +1,4 @@
+import { HEADING, text } from '../failover/plot.ts';
 import { spread } from '../failover/summary.ts';
 import { type Measured, type Row, rows, sizeWords, timeWords } from './summary.ts';
 
@@ -28,12 +29,7 @@ export function plot(measured: readonly Measured[], below: string): string {
   let y = TOP;
   for (const [series, group] of Map.groupBy(all, (row) => row.series)) {
     parts.push(
-      text(
-        16,
-        y + 4,
-        series === 'memory' ? 'By size of memory' : `By number of ${series}`,
-        'font-weight="bold"',
-      ),
+      text(16, y + 4, series === 'memory' ? 'By size of memory' : `By number of ${series}`, HEADING),
     );
     for (const row of [...group].sort((a, b) => a.size - b.size)) {
       y += ROW;
@@ -49,7 +45,7 @@ font-family="Helvetica, Arial, sans-serif" font-size="12" fill="#222" role="img"
 <title>Time from the event of a fault to the proof</title>
 <rect width="${WIDTH}" height="${bottom + 40}" fill="#fff"/>
 ${text(16, 28, 'Time from the event of a fault to the proof', 'font-size="17" font-weight="bold"')}
-${text(16, 48, 'milliseconds; a point for each run, a bar at the median')}
+${text(16, 48, `milliseconds; a point for each run, a bar at the median; dashed: ${GOAL} ms`)}
 ${marks.map((mark) => `<line x1="${x(mark)}" y1="78" x2="${x(mark)}" y2="${bottom}" stroke="#ddd"/>${text(x(mark), 72, String(mark), 'fill="#555" text-anchor="middle"')}`).join('\n')}
 <line x1="${x(GOAL)}" y1="78" x2="${x(GOAL)}" y2="${bottom}" stroke="#999" stroke-dasharray="4 3"/>
 ${parts.join('\n')}
@@ -70,9 +66,4 @@ function drawRow(row: Row, y: number, colour: string, x: (time: number) => numbe
     ),
     text(LEFT + PLOT + 16, y + 4, timeWords(row.took)),
   ].join('\n');
-}
-
-function text(x: number, y: number, words: string, attributes = ''): string {
-  const escaped = words.replace(/[<>&]/g, (character) => `&#${character.charCodeAt(0)};`);
-  return `<text x="${x}" y="${y}"${attributes === '' ? '' : ` ${attributes}`}>${escaped}</text>`;
 }
