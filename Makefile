@@ -160,8 +160,10 @@ audit: ## Ask the npm registry for known vulnerabilities of the libraries in the
 format: $(MODULES) ## Format the sources
 	biome check --write
 
+# Kept compiled, these take a third less of the processor. Not so the others: a build that finds its own scripts
+# compiled gives other bytes.
 test-quick: $(MODULES) ## Run the unit tests (no root, no cluster, under a minute)
-	$(NODE_TEST) --test-concurrency=2 $(UNIT_TESTS)
+	NODE_COMPILE_CACHE=$(CURDIR)/build/compile-cache $(NODE_TEST) --test-concurrency=2 $(UNIT_TESTS)
 
 test: setup build ## Run all tests, with guests and clusters in a lab on this machine (as root)
 	$(NODE_TEST) --test-concurrency=$(CONCURRENCY) $(TESTS)
