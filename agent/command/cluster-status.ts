@@ -104,7 +104,8 @@ export function guestsOutside(
   return here.filter((guest) => !guests.some(({ resource }) => isOf(guest, resource)));
 }
 
-function isOf({ name, resource }: GuestReport, id: string): boolean {
+/** Whether a guest is what a resource runs. */
+export function isOf({ name, resource }: Pick<GuestReport, 'name' | 'resource'>, id: string): boolean {
   // crm_mon gives instances of a globally unique clone with their number, and those of others without.
   return resource === null ? name === id : resource === id || configuredId(resource) === id;
 }

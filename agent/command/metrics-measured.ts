@@ -31,7 +31,7 @@ export async function metrics(options: MetricsOptions): Promise<ExitCode> {
       version: version(),
       libvirtAnswers: known.libvirtSilent === undefined,
       problems: known.problems.length,
-      guests: await reportOnAll(known.guests, deadline),
+      guests: (await reportOnAll(known.guests, deadline)).map(({ report }) => report),
       watcher,
       host: hostHere(),
       journal,

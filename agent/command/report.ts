@@ -45,9 +45,16 @@ export interface GuestReport {
 /** How many guests are looked at at a time: each look starts a few programs. */
 const AT_A_TIME = 8;
 
+/** What was seen of a guest. */
+export interface Report {
+  readonly report: GuestReport;
+  /** What the report's attention follows from. */
+  readonly facts: Facts;
+}
+
 /** Looks at guests. */
-export async function reportOnAll(guests: readonly Guest[], deadline: Deadline): Promise<GuestReport[]> {
-  const reports: GuestReport[] = [];
+export async function reportOnAll(guests: readonly Guest[], deadline: Deadline): Promise<Report[]> {
+  const reports: Report[] = [];
   for (let index = 0; index < guests.length; index += AT_A_TIME) {
     const next = guests.slice(index, index + AT_A_TIME);
     reports.push(...(await Promise.all(next.map((guest) => reportOn(guest, deadline)))));
@@ -55,8 +62,25 @@ export async function reportOnAll(guests: readonly Guest[], deadline: Deadline):
   return reports;
 }
 
+/**
+ * The report on a guest whose resource, as this node remembers it, is none of kvmha's any more: the cluster runs the
+ * guest by another agent, or not at all.
+ *
+ * @param followed the record by which the watcher goes on acting for the resource, if it does
+ */
+export function withoutResource({ report, facts }: Report, followed: string | undefined): GuestReport {
+  const attention = attentionTo({ ...facts, guest: { name: report.name, resource: undefined } });
+  const watched =
+    followed === undefined
+      ? undefined
+      : `no resource of kvmha's runs it any more, but the watcher still quiesces it after a fault: "rm ${followed}" ` +
+        'on this node ends that';
+  const all = [attention, watched].filter((each) => each !== undefined);
+  return { ...report, resource: null, attention: all.length === 0 ? null : all.join('. ') };
+}
+
 /** Looks at a guest. */
-export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport> {
+function reportOn(guest: Guest, deadline: Deadline): Promise<Report> {
   return withLook(guest, deadline, async (seen) => {
     const classification = classify(seen.observation);
     const { qemu } = seen;
@@ -70,7 +94,7 @@ export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport>
       quiesceBegun: seen.observation.quiesceBegun,
       pid: qemu?.pid,
     };
-    return {
+    const report: GuestReport = {
       name: guest.name,
       uuid: seen.uuid ?? null,
       resource: record?.resource ?? guest.resource ?? null,
@@ -87,6 +111,7 @@ export function reportOn(guest: Guest, deadline: Deadline): Promise<GuestReport>
       disk: record === undefined ? null : await diskOf(record, job?.directory || undefined, deadline),
       attention: attentionTo(facts) ?? null,
     };
+    return { report, facts };
   });
 }
 

@@ -44,7 +44,8 @@ export function renderStatus(report: StatusReport, paint: Paint = unpainted): st
     rows.length === 0
       ? `no guest is known ${cluster === null ? `on ${node}` : 'in the cluster'}\n`
       : table([HEADING, ...rows.map(nameFirst)], inColour(paint));
-  const nodes = cluster === null ? '' : `\n${renderNodes(cluster.nodes, paint)}`;
+  const nodes =
+    cluster === null || cluster.nodes.length === 0 ? '' : `\n${renderNodes(cluster.nodes, paint)}`;
   return `${list}${nodes}${notesOf(report)
     .map((note) => `\n${plain(note)}\n`)
     .join('')}`;

@@ -1,17 +1,20 @@
+import { existsSync } from 'node:fs';
 import { hostname } from 'node:os';
-import { surveyCluster } from '../../lib/cluster/survey.ts';
+import { type ClusterSurvey, surveyCluster } from '../../lib/cluster/survey.ts';
 import type { Deadline } from '../../lib/deadline.ts';
 import { isKvmhaError, messageOf } from '../../lib/error.ts';
 import { findGuest, knownGuests } from '../../lib/guest/known-guests.ts';
+import { resourceRecordPath } from '../../lib/record/resource-record.ts';
+import { hasRunningRecord } from '../../lib/record/running-record.ts';
 import { print, printError } from '../output.ts';
 import { deadlineOf, demandRoot, nothingKnown } from './chosen.ts';
-import { type ClusterReport, clusterReport } from './cluster-status.ts';
+import { type ClusterReport, clusterReport, isOf } from './cluster-status.ts';
 import { paintForOutput } from './colour.ts';
 import { EXIT, type ExitCode } from './exit.ts';
 import { hostProblems } from './host-health.ts';
 import { type Looked, live } from './live.ts';
 import type { CommonOptions } from './main.ts';
-import { reportOnAll } from './report.ts';
+import { type GuestReport, type Report, reportOnAll, withoutResource } from './report.ts';
 import { isWell, renderProblems, renderStatus, type StatusReport } from './status-text.ts';
 import { watcherHere } from './watcher-here.ts';
 
@@ -70,11 +73,12 @@ async function watchStatus(
 async function observe(word: string | undefined, options: StatusOptions): Promise<StatusReport> {
   const deadline = deadlineOf(options);
   // At the same time: a cluster that does not answer leaves no time for what comes after it.
-  const [{ known, found, guests }, survey, watcher] = await Promise.all([
+  const [{ known, found, looked }, survey, watcher] = await Promise.all([
     look(word, options, deadline),
     surveyCluster(deadline.within(CLUSTER_PATIENCE)),
     watcherHere(deadline),
   ]);
+  const guests = looked.map((each) => asConfigured(each, survey));
   const whole = survey.kind === 'cluster' ? clusterReport(survey, guests, watcher) : null;
   const cluster = whole === null || word === undefined ? whole : only(whole, word);
   if (word !== undefined && found === undefined && !cluster?.guests.length) {
@@ -97,7 +101,23 @@ async function look(word: string | undefined, options: StatusOptions, deadline: 
   const known = await knownGuests(options.connect, deadline);
   const found = word === undefined ? undefined : findGuest(known, word);
   const chosen = word === undefined ? known.guests : found === undefined ? [] : [found];
-  return { known, found, guests: await reportOnAll(chosen, deadline) };
+  return { known, found, looked: await reportOnAll(chosen, deadline) };
+}
+
+/** A report that promises nothing of a resource that the cluster does not run by kvmha any more. */
+function asConfigured(seen: Report, survey: ClusterSurvey): GuestReport {
+  const { report } = seen;
+  const { name, resource, uuid } = report;
+  if (
+    survey.kind !== 'cluster' ||
+    resource === null ||
+    [...survey.guests.keys()].some((id) => isOf(report, id))
+  ) {
+    return report;
+  }
+  const isFollowed =
+    uuid !== null && hasRunningRecord({ name, uuid }) && existsSync(resourceRecordPath(uuid));
+  return withoutResource(seen, isFollowed ? resourceRecordPath(uuid) : undefined);
 }
 
 /** What concerns one guest. One that was looked at has been found by `word`, whatever that is. */

@@ -38,12 +38,12 @@ function isParameter(name: string): boolean {
 /** Writes the record of a domain. @throws KvmhaError `file` */
 export function writeResourceRecord(record: ResourceRecord): void {
   makeDomainDirectory(record.uuid);
-  writeJsonFile(pathOf(record.uuid), record);
+  writeJsonFile(resourceRecordPath(record.uuid), record);
 }
 
 /** Reads the record of a domain; undefined when no resource runs it here. @throws KvmhaError `file`, `malformed` */
 export function readResourceRecord(uuid: string): ResourceRecord | undefined {
-  return readJsonFile(pathOf(uuid), isResourceRecord);
+  return readJsonFile(resourceRecordPath(uuid), isResourceRecord);
 }
 
 /** All guests that resources run here; a record that cannot be read is given as its error. */
@@ -70,10 +70,11 @@ export function allResourceRecords(): (ResourceRecord | KvmhaError)[] {
 
 /** Forgets which resource runs a domain, once it runs it no more. @throws KvmhaError `file` */
 export function removeResourceRecord(uuid: string): void {
-  removeFile(pathOf(uuid));
+  removeFile(resourceRecordPath(uuid));
 }
 
-function pathOf(uuid: string): string {
+/** Where the record of a domain is. @throws KvmhaError `malformed` */
+export function resourceRecordPath(uuid: string): string {
   return join(domainDirectory(uuid), 'resource.json');
 }
 

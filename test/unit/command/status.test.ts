@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, test } from 'node:test';
-import { attentionTo, type Facts, type GuestReport } from '../../../agent/command/report.ts';
+import { attentionTo, type Facts, type GuestReport, withoutResource } from '../../../agent/command/report.ts';
 import {
   isWell,
   renderProblems,
@@ -141,6 +141,24 @@ describe('the attention that a guest needs', () => {
     assert.match(mine ?? '', /The next monitor of vm-web quiesces it; by hand "kvmha quiesce web" does/);
     const others = attention('faulted', { guest: { name: 'web', resource: undefined } });
     assert.match(others ?? '', /No resource of kvmha runs it here, .*; by hand "kvmha quiesce web" does/);
+  });
+
+  test('promises nothing of a resource that is none of kvmha any more, and names what the watcher goes by', () => {
+    const guest = { name: 'web', resource: 'vm-web' };
+    const faulted = {
+      ...facts,
+      guest,
+      classification: { state: 'faulted', reason: 'it has halted' },
+    } as const;
+    const report = { ...RUNNING_GUEST, state: 'faulted', attention: attentionTo(faulted) ?? null } as const;
+    assert.match(report.attention ?? '', /next monitor of vm-web/);
+    const given = withoutResource({ report, facts: faulted }, '/run/kvmha/guests/U/resource.json');
+    assert.equal(given.resource, null);
+    assert.match(given.attention ?? '', /No resource of kvmha runs it here/);
+    assert.match(given.attention ?? '', /"rm \/run\/kvmha\/guests\/U\/resource\.json"/);
+    assert.doesNotMatch(given.attention ?? '', /next monitor/);
+    const runs = { report: RUNNING_GUEST, facts: { ...facts, guest } };
+    assert.equal(withoutResource(runs, undefined).attention, null);
   });
 
   test('says what a proof lacks', () => {
