@@ -58,9 +58,14 @@ export type AgentName = keyof typeof AGENTS;
 export interface Outcome {
   readonly agent: AgentName;
   readonly fault: FaultName;
+  /** Until QEMU reported an I/O error that stopped the guest; only a watcher hears it. */
+  readonly reported?: number | null;
   /** Until kvmha had seen that the guest has to leave, and until it was proved to be failover-safe. */
   readonly detected: number | null;
   readonly proved: number | null;
+  /** Until the watcher had told the cluster, and until the guest's vCPUs ran on another node. */
+  readonly told?: number | null;
+  readonly runs?: number | null;
   /** Until the guest wrote again, and where. */
   readonly wrote: number | null;
   readonly node: string | null;
@@ -129,8 +134,11 @@ export async function measure(cluster: Cluster, run: Run): Promise<Outcome> {
   const outcome = {
     agent,
     fault,
+    reported: since(steps.reported),
     detected: since(steps.detected),
     proved: since(steps.proved),
+    told: since(steps.told),
+    runs: since(steps.runs),
     wrote: since(writer?.since),
     node: place,
     limit: LIMIT,
