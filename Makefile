@@ -181,9 +181,9 @@ bench: setup build ## Measure start-up, monitors, watcher and failovers, beside 
 	node test/bench/proof.ts --runs $(RUNS) --json build/bench-proof.json --svg build/bench-proof.svg
 	node test/bench/failover.ts --runs $(RUNS) --json build/bench-failover.json --svg build/bench-failover.svg
 
-soak: setup build ## Torment guests of clusters in the lab at random (as root) [SECONDS=3600 SEED= ROUNDS= WATCHER= ONLY=]
+soak: setup build ## Torment guests of clusters in the lab at random (as root) [SECONDS=3600 SEED= ROUNDS= WATCHER= ONLY= STROKES= TRIES=]
 	node test/nemesis/soak.ts --seconds '$(SECONDS)' --seed '$(SEED)' --rounds '$(ROUNDS)' --watcher '$(WATCHER)' \
-	  --only '$(ONLY)'
+	  --only '$(ONLY)' --strokes '$(STROKES)' --tries '$(TRIES)'
 
 crash-points: setup build ## Interrupt each action at each moment (as root) [ACTION= FATE= EVERY=1 FROM=0 JOBS=2 PROGRESS=]
 	node test/nemesis/crash-points.ts --every '$(EVERY)' --from '$(FROM)' --only '$(ACTION)' --fate '$(FATE)' \

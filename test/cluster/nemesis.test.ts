@@ -12,12 +12,14 @@ const SAFETY = [
   ...(['preserved-is-still', 'known-to-cluster'] as const),
 ];
 
+const AGAIN = `The same again: node test/nemesis/soak.ts --short --seconds 0 --seed ${SEED} --rounds ${ROUNDS} --watcher yes`;
+
 test('guests that are tormented run once at a time, lose nothing, and run again', async (context) => {
-  const { failure, history } = await torment({
+  const { finding, history } = await torment({
     ...{ seed: SEED, rounds: ROUNDS, watcher: true, short: true, rules: SAFETY },
     tell: (line) => context.diagnostic(line),
   });
-  assert.equal(failure, undefined, failure);
+  assert.equal(finding, undefined, finding?.text && `${finding.text}\n\n${AGAIN}`);
   // A recorder that sees nothing would leave the checker nothing to object to.
   for (const kind of ['wrote', 'told', 'booted', 'holders', 'at-rest']) {
     const wasSeen = history.events.some((event) => event.kind === kind);

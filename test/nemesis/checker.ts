@@ -16,6 +16,8 @@ export interface Violation {
   readonly rule: Rule;
   /** None for a node. */
   readonly guest?: string;
+  /** None for a guest. */
+  readonly node?: string;
   readonly at: number;
   readonly why: string;
 }
@@ -361,6 +363,7 @@ function noNeedlessFencing({ events }: History): Violation[] {
     if (!isExcused) {
       found.push({
         rule: 'no-needless-fencing',
+        node: event.node,
         at: event.at,
         why: `${event.node} was fenced without a cause`,
       });

@@ -146,36 +146,66 @@ export function clock(at: number): string {
   return new Date(at).toISOString().slice(11, 23);
 }
 
-/** What happened to one guest around a moment, for people, one line each. Ticks that follow each other are one line. */
+/**
+ * What happened to one guest around a moment, and to the nodes that it had to do with then, for people, one line each.
+ * Ticks that follow each other are one line.
+ */
 export function story(history: History, guest: string, at: number, before = 20_000, after = 5000): string[] {
-  const near = (moment: number) => moment >= at - before && moment <= at + after;
-  const lives = history.lives
-    .filter((life) => life.guest === guest)
-    .flatMap((life) => {
-      const more = `${life.incoming ? ', incoming' : ''}${life.byHand ? ', by hand' : ''}`;
-      const name = `qemu ${life.pid} on ${life.node}${more}`;
-      return [
-        { at: life.since, words: `${name} starts` },
-        ...(life.gone === undefined ? [] : [{ at: life.gone, words: `${name} is gone` }]),
-      ];
-    });
-  const lines: { at: number; words: string; key?: string }[] = [...lives];
-  for (const event of history.events) {
-    const concerns = 'guest' in event && event.guest !== undefined ? event.guest === guest : true;
-    if (concerns) {
-      lines.push({ at: event.at, words: words(event), ...('tick' in event ? { key: keyOf(event) } : {}) });
-    }
+  const [from, to] = [at - before, at + after];
+  const lives = history.lives.filter((life) => life.guest === guest);
+  const ofGuest = history.events.filter((event) => guestOf(event) === guest);
+  const nodes = new Set([
+    ...lives.filter(({ since, gone = to }) => since <= to && gone >= from).map(({ node }) => node),
+    ...ofGuest.filter((event) => event.at >= from && event.at <= to).map(nodeOf),
+  ]);
+  const ofNodes = history.events.filter((event) => {
+    const node = nodeOf(event);
+    return guestOf(event) === undefined && (node === undefined || nodes.has(node));
+  });
+  return told(lives, [...ofGuest, ...ofNodes], from, to);
+}
+
+/** What happened on one node around a moment, but for what its guests wrote and said, as `story` tells it. */
+export function storyOfNode(history: History, node: string, at: number): string[] {
+  const lives = history.lives.filter((life) => life.node === node);
+  const events = history.events.filter((event) => {
+    const isHere = nodeOf(event) === node || (event.kind === 'cause' && event.node === undefined);
+    return isHere && event.kind !== 'told' && event.kind !== 'booted';
+  });
+  return told(lives, events, at - 20_000, at + 5000);
+}
+
+function guestOf(event: Event): string | undefined {
+  return 'guest' in event ? event.guest : undefined;
+}
+
+function nodeOf(event: Event): string | undefined {
+  return 'node' in event ? event.node : undefined;
+}
+
+function told(lives: readonly Life[], events: readonly Event[], from: number, to: number): string[] {
+  const lines: { at: number; words: string; key?: string }[] = lives.flatMap((life) => {
+    const more = `${life.incoming ? ', incoming' : ''}${life.byHand ? ', by hand' : ''}`;
+    const name = `qemu ${life.pid} of ${life.guest} on ${life.node}${more}`;
+    return [
+      { at: life.since, words: `${name} starts` },
+      ...(life.gone === undefined ? [] : [{ at: life.gone, words: `${name} is gone` }]),
+    ];
+  });
+  for (const event of events) {
+    lines.push({ at: event.at, words: words(event), ...('tick' in event ? { key: keyOf(event) } : {}) });
   }
-  const told: string[] = [];
+  const near = lines.filter((line) => line.at >= from && line.at <= to);
   let last = '';
-  for (const line of lines.filter((each) => near(each.at)).sort((one, other) => one.at - other.at)) {
-    if (line.key !== undefined && line.key === last) {
-      continue;
-    }
-    last = line.key ?? last;
-    told.push(`${clock(line.at)} ${line.words}`);
-  }
-  return told;
+  return near
+    .sort((one, other) => one.at - other.at)
+    .flatMap((line) => {
+      if (line.key !== undefined && line.key === last) {
+        return [];
+      }
+      last = line.key ?? last;
+      return [`${clock(line.at)} ${line.words}`];
+    });
 }
 
 function keyOf(event: Wrote | Told | Booted): string {

@@ -3,7 +3,7 @@ import { messageOf } from '../../lib/error.ts';
 import { Cluster, type ClusterGuest, WATCHERS } from '../cluster/support.ts';
 import { Blow, heal, LOCKED_GUEST, mountState } from './actions.ts';
 import { check, RULES, type Rule, type Violation } from './checker.ts';
-import { clock, type History, story } from './history.ts';
+import { clock, type History, story, storyOfNode } from './history.ts';
 import { Recorder } from './recorder.ts';
 import { describe, type Round, type Stroke, schedule } from './schedule.ts';
 
@@ -18,10 +18,21 @@ export interface NemesisOptions {
   readonly rules?: readonly Rule[];
   /** Only these actions. */
   readonly only?: readonly string[];
+  /** These rounds, instead of those of the seed. */
+  readonly schedule?: readonly Round[];
   /** Is told what happens, line by line. */
   readonly tell?: (line: string) => void;
   /** No further round begins after it. */
   readonly until?: number;
+}
+
+/** What was found, after which the cluster was left alone. */
+export interface Finding {
+  /** The rule that is broken; or some guest did not run again in time. */
+  readonly kind: Rule | 'not-recovered';
+  readonly text: string;
+  /** The rounds that were played, the last of which has shown it. */
+  readonly rounds: readonly Round[];
 }
 
 /** The guests: the last one's image has QEMU's own locks, and the third is dumped once it is preserved. */
@@ -37,34 +48,22 @@ const HELP = 4000;
 /** Nobody is held back because many guests fail at a time: a round stands for days. */
 const POLICY = 'quiesce: { storm: { guests: 1000, seconds: 1 } }\n';
 
-/** @returns the text of what was found, none when all is well, and what was seen */
-export async function torment(options: NemesisOptions): Promise<{ failure?: string; history: History }> {
+/** @returns what was found, nothing when all is well, and what was seen */
+export async function torment(options: NemesisOptions): Promise<{ finding?: Finding; history: History }> {
   const { tell = () => {}, seed } = options;
-  const rounds = schedule(seed, { ...options, guests: GUESTS.length, nodes: NODES });
+  const rounds = options.schedule ?? schedule(seed, { ...options, guests: GUESTS.length, nodes: NODES });
   await using nemesis = await Nemesis.begin(options, tell);
-  let number = 0;
-  for (const round of rounds) {
+  for (const [index, round] of rounds.entries()) {
     if (options.until !== undefined && Date.now() > options.until) {
       break;
     }
-    number += 1;
-    tell(`round ${number} of ${rounds.length}, seed ${seed}`);
-    const failure = await nemesis.play(round);
-    if (failure !== undefined) {
-      return { failure: `${failure}\n\n${replayWords(options, number)}`, history: nemesis.history() };
+    tell(`round ${index + 1} of ${rounds.length}, seed ${seed}`);
+    const found = await nemesis.play(round);
+    if (found !== undefined) {
+      return { finding: { ...found, rounds: rounds.slice(0, index + 1) }, history: nemesis.history() };
     }
   }
   return { history: nemesis.history() };
-}
-
-/** How to play the same rounds again. */
-function replayWords({ seed, watcher, short, only }: NemesisOptions, rounds: number): string {
-  const variables = `SECONDS=0 SEED=${seed} ROUNDS=${rounds} WATCHER=${watcher ? 'yes' : 'no'}`;
-  const more = only === undefined ? '' : ` ONLY=${only.join(',')}`;
-  const replay = short
-    ? `node test/nemesis/soak.ts --short --seconds 0 --seed ${seed} --rounds ${rounds} --watcher ${watcher ? 'yes' : 'no'}`
-    : `make soak ${variables}${more}`;
-  return `Seed ${seed}, round ${rounds}. The same again: ${replay}`;
 }
 
 /** A cluster that is tormented, and watched meanwhile. */
@@ -127,16 +126,16 @@ class Nemesis implements AsyncDisposable {
   }
 
   /** @returns what was found, or did not recover */
-  async play({ strokes }: Round): Promise<string | undefined> {
+  async play({ strokes }: Round): Promise<Omit<Finding, 'rounds'> | undefined> {
     const begun = Date.now();
     await Promise.all(strokes.map((stroke) => this.#strike(stroke, strokes.length > 1, begun)));
-    const slow = await this.#recover();
+    const slow = await this.#recover(begun);
     const violations = check(this.history()).filter(({ rule }) => this.#rules?.includes(rule) ?? true);
     const [first] = violations;
     if (first !== undefined) {
-      return violationText(first, violations.length, this.history());
+      return { kind: first.rule, text: violationText(first, violations.length, this.history()) };
     }
-    return slow;
+    return slow === undefined ? undefined : { kind: 'not-recovered', text: slow };
   }
 
   async #strike(stroke: Stroke, isDisturbed: boolean, begun: number): Promise<void> {
@@ -158,19 +157,22 @@ class Nemesis implements AsyncDisposable {
   }
 
   /** Mends everything, helps as an operator does, and waits until each guest runs again. */
-  async #recover(): Promise<string | undefined> {
+  async #recover(roundBegun: number): Promise<string | undefined> {
     const deadline = Deadline.in(RECOVERY);
     const begun = Date.now();
     let left = 'the cluster';
+    let unwellGuests: string[] = [];
     let helped = Date.now();
     const isWell = await deadline.poll(300, async () => {
       try {
         await this.#mend(deadline);
         const unwell = [];
+        unwellGuests = [];
         for (const guest of this.#guests) {
           const why = await this.#whyUnwell(guest);
           if (why !== undefined) {
             unwell.push(`${guest.name} ${why}`);
+            unwellGuests.push(guest.name);
           }
         }
         left = unwell.join('; ');
@@ -189,7 +191,13 @@ class Nemesis implements AsyncDisposable {
     );
     if (!isWell) {
       const shown = await this.#cluster.shown().catch(messageOf);
-      return `within ${RECOVERY / 1000} s the guests have not recovered: ${left}\n${shown}`;
+      const history = this.history();
+      const stories = unwellGuests.map((name) => {
+        const lines = story(history, name, roundBegun, 2000, Date.now() - roundBegun);
+        return `What happened to ${name}:\n${indented(lines)}`;
+      });
+      const first = `within ${RECOVERY / 1000} s the guests have not recovered: ${left}`;
+      return [first, shown, ...stories].join('\n');
     }
     for (const guest of this.#guests) {
       const activeOn = await guest.places();
@@ -275,11 +283,16 @@ crm_resource --cleanup --resource ${name}`,
 }
 
 function violationText(violation: Violation, count: number, history: History): string {
-  const { rule, guest, at, why } = violation;
-  const lines = guest === undefined ? [] : story(history, guest, at);
+  const { rule, guest, node, at, why } = violation;
+  const ofNode = node === undefined ? [] : storyOfNode(history, node, at);
+  const lines = guest === undefined ? ofNode : story(history, guest, at);
   return [
     `${count} violations, the first: ${RULES[rule]} (${rule}).`,
     `${clock(at)} ${why}`,
-    ...lines.map((line) => `    ${line}`),
+    indented(lines),
   ].join('\n');
+}
+
+function indented(lines: readonly string[]): string {
+  return lines.map((line) => `    ${line}`).join('\n');
 }
