@@ -161,7 +161,39 @@ function safeStart(of: GuestHistory): Violation[] {
       }
     }
   }
+  return [...found, ...safeResume(of)];
+}
+
+/** A preserved guest must not go on from its old memory once it has run elsewhere. */
+function safeResume(of: GuestHistory): Violation[] {
+  const found: Violation[] = [];
+  for (const life of of.lives) {
+    const isOfLife = ({ at }: { at: number }) => at >= life.since && at <= life.last;
+    const all = of.on('resumed', life.node).filter(isOfLife);
+    for (const [index, resumed] of all.entries()) {
+      const since = all[index - 1]?.at ?? life.since;
+      const proof = of.on('proved', life.node).find(({ at }) => at >= since && at <= resumed.at);
+      const isBetween = (at: number) => proof !== undefined && at > proof.at && at < resumed.at;
+      const other = of.lives.find((each) => each.byHand !== true && isBetween(each.since));
+      const boot = of.all('wrote').findLast((each) => proof !== undefined && each.at <= proof.at)?.boot;
+      const wrote = of
+        .all('wrote')
+        .some((each) => isBetween(each.after) && isBetween(each.at) && each.boot > (boot ?? each.boot));
+      if (other !== undefined && wrote) {
+        const where = `qemu ${other.pid} on ${other.node}`;
+        const why = `qemu ${life.pid} on ${life.node} was resumed after the guest had run as ${where}`;
+        found.push(of.violation('safe-start', resumed.at, why));
+      }
+    }
+  }
   return found;
+}
+
+/** When the disk was last written to by what ran before `life` was followed by another qemu, or by itself. */
+function lastWriteBy(of: GuestHistory, life: Life): number {
+  const next = Math.min(...of.lives.filter(({ since }) => since > life.since).map(({ since }) => since));
+  const end = Math.min(life.last, next);
+  return of.all('wrote').findLast((each) => each.at >= life.since && each.at <= end)?.at ?? life.since;
 }
 
 /** Why `earlier` stands against a start at this moment. */
@@ -179,7 +211,9 @@ function whyUnsafe(of: GuestHistory, earlier: Life, start: Life): string | undef
   }
   const hasEnd = of.on('ended', node).some((each) => each.at >= earlier.since && each.at <= at);
   const wasOff = of.on('node-off', node).some((each) => each.at >= earlier.since && each.at <= at);
-  const lost = of.on('journal-lost', node).some((each) => each.until >= earlier.since && each.at <= at);
+  // The line that is missing is of when the guest had written for the last time, or later.
+  const due = lastWriteBy(of, earlier);
+  const lost = of.on('journal-lost', node).some((each) => each.until >= due && each.at <= at);
   return hasEnd || wasOff || lost
     ? undefined
     : `without a proof, a finished fencing stage or the end of ${node}, where qemu ${pid} ran before`;
@@ -253,11 +287,19 @@ function noLostWrite(of: GuestHistory): Violation[] {
   return found;
 }
 
-function preservedIsStill(of: GuestHistory): Violation[] {
-  const found: Violation[] = [];
-  for (const life of of.lives) {
-    const proof = of.on('proved', life.node).find((each) => each.at >= life.since && each.at <= life.last);
-    if (proof === undefined) {
+interface Preservation {
+  readonly life: Life;
+  readonly proof: EventOf<'proved'>;
+  /** When it came back to life on purpose, or ended. */
+  readonly until: number;
+}
+
+/** The times in which a qemu is preserved: one after the other if it was resumed in between. */
+function preservations(of: GuestHistory, life: Life): Preservation[] {
+  const found: Preservation[] = [];
+  for (const proof of of.on('proved', life.node)) {
+    const isOfLife = proof.at >= life.since && proof.at <= life.last;
+    if (!isOfLife || proof.at < (found.at(-1)?.until ?? 0)) {
       continue;
     }
     // A resume that was called before may have waited for the quiesce to end.
@@ -267,11 +309,23 @@ function preservedIsStill(of: GuestHistory): Violation[] {
         .on('resuming', life.node)
         .map(({ at }) => (at > proof.at - RESUME_WAITS ? Math.max(at, proof.at) : at)),
     ].filter((at) => at >= proof.at);
-    const until = Math.min(life.gone ?? Number.POSITIVE_INFINITY, ...backToLife);
+    found.push({ life, proof, until: Math.min(life.gone ?? Number.POSITIVE_INFINITY, ...backToLife) });
+  }
+  return found;
+}
+
+function preservedIsStill(of: GuestHistory): Violation[] {
+  const found: Violation[] = [];
+  for (const { life, proof, until } of of.lives.flatMap((life) => preservations(of, life))) {
     const isThen = ({ at, after }: { at: number; after: number }) => after > proof.at && at < until;
     const name = `qemu ${life.pid} on ${life.node}, preserved since ${new Date(proof.at).toISOString()},`;
-    for (const each of of.all('holders')) {
-      if (isThen(each) && each.pids.includes(life.pid)) {
+    const holders = of.all('holders');
+    for (const [index, each] of holders.entries()) {
+      // It is told only when others hold the image, and holds until the look before the next one, or the last of all.
+      const next = holders[index + 1];
+      const stillThen = next?.after ?? (life.gone === undefined ? life.last : each.at);
+      const goesOn = each.after <= proof.at && stillThen > proof.at && stillThen < until;
+      if ((isThen(each) || goesOn) && each.pids.includes(life.pid)) {
         found.push(of.violation('preserved-is-still', each.at, `${name} holds the image open for writing`));
       }
     }

@@ -246,6 +246,37 @@ const PAIRS: readonly Pair[] = [
   {
     rule: 'safe-start',
     bad: [
+      'a start elsewhere, of which the journal lost nothing but what was due long before',
+      {
+        lives: DESTROYED,
+        events: [...FAULT, { kind: 'journal-lost', at: 4000, until: 7000, node: 'node1' }, ...ELSEWHERE],
+      },
+    ],
+    good: [
+      'a start elsewhere, of which the journal may have lost the line right after the last write',
+      {
+        lives: DESTROYED,
+        events: [...FAULT, { kind: 'journal-lost', at: 4000, until: 9000, node: 'node1' }, ...ELSEWHERE],
+      },
+    ],
+  },
+  {
+    rule: 'safe-start',
+    bad: [
+      'a resume after the guest has run elsewhere',
+      { events: failover(on('resuming', 44), on('resumed', 45)) },
+    ],
+    good: [
+      'a resume after a qemu elsewhere that has never written',
+      {
+        lives: [life(FIRST, 1, 60), life(SECOND, 20, 22, gone(23))],
+        events: [...FAULT, on('proved', 12), on('resuming', 44), on('resumed', 45)],
+      },
+    ],
+  },
+  {
+    rule: 'safe-start',
+    bad: [
       'a qemu that is no migration’s beside a healthy one',
       { events: [...FAULT.filter(({ kind }) => kind !== 'cause')], lives: PRESERVED },
     ],
@@ -288,6 +319,74 @@ const PAIRS: readonly Pair[] = [
     rule: 'preserved-is-still',
     bad: ['a preserved guest that holds its image again', { events: failover(holders(30, 100)) }],
     good: ['another one that holds the image', { events: failover(holders(30, 200)) }],
+  },
+  {
+    rule: 'preserved-is-still',
+    bad: [
+      'a preserved guest that has never let go of its image',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: [...FAULT.filter((each) => each.at !== 12_000), on('proved', 12)],
+      },
+    ],
+    good: [
+      'one that was seen to have let go of it, at the first look after the proof',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: [
+          ...FAULT.filter((each) => each.at !== 12_000),
+          on('proved', 12),
+          { ...holders(12.1), after: 11_999 } as Event,
+        ],
+      },
+    ],
+  },
+  {
+    rule: 'preserved-is-still',
+    bad: [
+      'a preserved guest that lets go of its image only some time after the proof',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: [...FAULT.filter((each) => each.at !== 12_000), on('proved', 12), holders(13)],
+      },
+    ],
+    good: [
+      'one that lets go of it after it was resumed',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: [
+          ...FAULT.filter((each) => each.at !== 12_000),
+          on('proved', 12),
+          on('resumed', 12.5),
+          holders(13),
+        ],
+      },
+    ],
+  },
+  {
+    rule: 'preserved-is-still',
+    bad: [
+      'a guest that was resumed, preserved a second time, and holds its image then',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: failover(on('resumed', 14), on('proved', 16), holders(18, 100)).filter(
+          (each) => each.at < 20_000,
+        ),
+      },
+    ],
+    good: [
+      'a guest that was resumed, preserved a second time, and held its image in between',
+      {
+        lives: [life(FIRST, 1, 60)],
+        events: failover(
+          on('resumed', 14),
+          holders(15, 100),
+          holders(15.5),
+          on('proved', 16),
+          holders(18, 200),
+        ).filter((each) => each.at < 20_000),
+      },
+    ],
   },
   {
     rule: 'preserved-is-still',
