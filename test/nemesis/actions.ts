@@ -75,6 +75,7 @@ export class Blow {
       'storage-fails': () => this.#storage(variant),
       'storage-hangs': () => this.#storage(variant),
       'storage-is-full': () => this.#storage(variant),
+      'storage-hangs-for-long': () => this.#storage(variant),
       'qemu-is-killed': () => this.#signalQemu('SIGKILL'),
       'qemu-is-stopped': () => this.#signalQemu('SIGSTOP'),
       'libvirtd-is-killed': () => this.#killService('libvirtd'),
@@ -169,6 +170,36 @@ export class Blow {
         await this.#sh(home, `virsh suspend ${this.guest.name}`);
         return () => this.#sh(home, `virsh resume ${this.guest.name}`);
       },
+      'state-is-lost': async () => {
+        // Nobody knows any more what was proved: of what is preserved there, only the end of the node makes sure.
+        this.cause(['restart', 'fencing'], { node: this.home.name });
+        await this.#sh(this.home, 'find /run/kvmha -mindepth 1 -delete');
+        return undefined;
+      },
+      'operator-cleans-up-amid': () => this.#cleanUpAmid(),
+      'operators-at-once': () => this.#operatorsAtOnce(),
+      'operator-stops-resource': async () => {
+        const { name } = this.guest;
+        this.cause(['restart'], this.#ofGuest);
+        const role = `crm_resource --resource ${name} --meta`;
+        await this.#sh(this.home, `${role} -p target-role -v Stopped`);
+        return () => this.#sh(this.#field.cluster.anyNode, `${role} -d target-role`);
+      },
+      'operator-stands-by': async () => {
+        const { node } = this;
+        this.cause(['restart'], { node: node.name });
+        await this.#sh(node, `crm_standby --node ${node.name} -v on`);
+        return () => this.#sh(this.#field.cluster.anyNode, endStandby(node));
+      },
+      'operator-ends-domain': async () => {
+        const { name } = this.guest;
+        this.cause(['restart'], this.#ofGuest);
+        await this.#sh(
+          this.home,
+          `${variant} ${name}${variant === 'virsh save' ? ` /root/${name}.saved` : ''}`,
+        );
+        return undefined;
+      },
     };
   }
 
@@ -223,7 +254,8 @@ export class Blow {
   }
 
   #hitPacemaker(signal: 'SIGKILL' | 'SIGSTOP'): Undo | undefined {
-    const name = `pacemaker-${this.#stroke.variant}`;
+    const { variant } = this.#stroke;
+    const name = variant === 'pacemakerd' ? variant : `pacemaker-${variant}`;
     const node = this.home;
     // The cluster takes a controller that dies, or is silent, for a node that is lost.
     this.cause(['restart', 'fencing'], { node: node.name });
@@ -231,10 +263,10 @@ export class Blow {
     return signal === 'SIGSTOP' ? () => this.#signal(node, 'SIGCONT', isProgram(name)) : undefined;
   }
 
-  /** Waits until the agent is called for the guest, on whatever node. */
-  async #hitAgent(signal: 'SIGKILL' | 'SIGSTOP'): Promise<Undo | undefined> {
+  /** Waits until the agent is called for the guest, for the action of the variant or for any, on whatever node. */
+  async #agentAtWork(): Promise<{ node: LabNode; pid: number; action: string } | undefined> {
     const { variant, lasts } = this.#stroke;
-    const found = await Deadline.in(lasts).poll(10, () => {
+    return await Deadline.in(lasts).poll(10, () => {
       for (const node of this.#field.cluster.lab.nodes.filter((each) => each.isOn)) {
         const agent = processes(node).find(
           ({ pid, argv }) =>
@@ -243,21 +275,45 @@ export class Blow {
             environmentOf(pid).includes(`OCF_RESOURCE_INSTANCE=${this.guest.name}`),
         );
         if (agent !== undefined) {
-          return { node, agent };
+          return { node, pid: agent.pid, action: agent.argv[1] ?? '' };
         }
       }
       return undefined;
     });
+  }
+
+  async #hitAgent(signal: 'SIGKILL' | 'SIGSTOP'): Promise<Undo | undefined> {
+    const found = await this.#agentAtWork();
     if (found === undefined) {
       return undefined;
     }
-    const { agent, node } = found;
+    const { node, pid, action } = found;
     // An action that fails is what the cluster recovers from by a restart; of a stop, by fencing the node.
     this.cause(['restart'], this.#ofGuest);
     this.cause(['fencing'], { node: node.name });
-    send(agent.pid, signal);
-    this.#field.tell(`${node.name}: ${signal} to KvmGuest ${agent.argv[1]}`);
-    return signal === 'SIGSTOP' ? () => send(agent.pid, 'SIGCONT') : undefined;
+    send(pid, signal);
+    this.#field.tell(`${node.name}: ${signal} to KvmGuest ${action}`);
+    return signal === 'SIGSTOP' ? () => send(pid, 'SIGCONT') : undefined;
+  }
+
+  async #cleanUpAmid(): Promise<undefined> {
+    const found = await this.#agentAtWork();
+    if (found !== undefined) {
+      const { node, action } = found;
+      this.#field.tell(`${node.name}: KvmGuest ${action} is at work`);
+      await this.#sh(node, `crm_resource --cleanup --resource ${this.guest.name}`);
+    }
+  }
+
+  /** Two operators who do not know of each other, nor ask the cluster. */
+  async #operatorsAtOnce(): Promise<undefined> {
+    const { old, guest } = this;
+    const commands = this.#stroke.variant.split(' ');
+    this.cause(['restart'], this.#ofGuest);
+    if (commands.includes('resume')) {
+      this.#field.recorder.add({ kind: 'resuming', guest: guest.name, node: old.name, at: Date.now() });
+    }
+    await Promise.all(commands.map((command) => this.#sh(old, `kvmha ${command} ${guest.name}`)));
   }
 
   /** Lays a full file system over a folder. */
@@ -344,6 +400,9 @@ export async function mountState(node: LabNode): Promise<void> {
     'mkdir -p /run/kvmha && mount -t tmpfs -o size=50%,mode=700 state /run/kvmha',
   ]);
 }
+
+/** The command of whatever node that lets guests run on this one. */
+export const endStandby = ({ name }: LabNode): string => `crm_standby --node ${name} -D`;
 
 const FULL_STATE_ENDS =
   'mount -o remount,size=50% /run; mountpoint -q /run/kvmha && mount -o remount,size=50% /run/kvmha';

@@ -1,7 +1,7 @@
 import { Deadline, sleep } from '../../lib/deadline.ts';
 import { messageOf } from '../../lib/error.ts';
 import { Cluster, type ClusterGuest, WATCHERS } from '../cluster/support.ts';
-import { Blow, heal, LOCKED_GUEST, mountState } from './actions.ts';
+import { Blow, endStandby, heal, LOCKED_GUEST, mountState } from './actions.ts';
 import { check, RULES, type Rule, type Violation } from './checker.ts';
 import { clock, type History, story, storyOfNode } from './history.ts';
 import { Recorder } from './recorder.ts';
@@ -250,6 +250,9 @@ class Nemesis implements AsyncDisposable {
 
   /** What an operator does once all is mended: ends preserved copies and strays, and cleans up. */
   async #help(): Promise<void> {
+    for (const node of this.#cluster.lab.nodes) {
+      await this.#cluster.sh(`${endStandby(node)} || true`);
+    }
     for (const guest of this.#guests) {
       const { name } = guest;
       const { resource } = await this.#cluster.view(name);
@@ -266,6 +269,7 @@ class Nemesis implements AsyncDisposable {
       }
       await this.#cluster.sh(
         `crm_resource --resource ${name} --clear --quiet; crm_resource --resource ${name} --meta -d is-managed --quiet
+crm_resource --resource ${name} --meta -d target-role --quiet
 crm_resource --cleanup --resource ${name}`,
       );
       // Somebody may have paused it.

@@ -20,8 +20,10 @@ export interface Round {
 interface ActionOptions {
   /** How often it is chosen, beside the others. */
   readonly weight: number;
-  /** Milliseconds that it lasts, at most. */
+  /** Milliseconds that it lasts, at most, beyond the shortest time. */
   readonly lasts?: number;
+  /** Milliseconds that it lasts, at least; half a second if it is not given. */
+  readonly atLeast?: number;
   readonly variants?: readonly string[];
   /** Cuts a node off, or ends it: only one of these in a round, or nobody is left. */
   readonly losesNode?: boolean;
@@ -34,6 +36,14 @@ export const ACTIONS = {
   // The storage of one guest on its node: letters of test/fault. Guests are found to be hit by the monitor or watcher.
   'storage-fails': { weight: 12, lasts: 12_000, variants: ['W', 'W', 'W', 'WF', 'F', 'R', 'WR'] },
   'storage-hangs': { weight: 4, lasts: 20_000, variants: ['WH', 'WFH', 'RWFH'] },
+  // Longer than every timeout of the recommended configuration.
+  'storage-hangs-for-long': {
+    weight: 1,
+    lasts: 30_000,
+    atLeast: 95_000,
+    isSlow: true,
+    variants: ['WH', 'WFH', 'RWFH'],
+  },
   'storage-is-full': { weight: 2, lasts: 8000, variants: ['WN'] },
   'qemu-is-killed': { weight: 5 },
   'qemu-is-stopped': { weight: 3, lasts: 12_000 },
@@ -44,13 +54,13 @@ export const ACTIONS = {
   'pacemaker-is-killed': {
     weight: 3,
     isSlow: true,
-    variants: ['controld', 'execd', 'attrd', 'based', 'schedulerd', 'fenced'],
+    variants: ['controld', 'execd', 'attrd', 'based', 'schedulerd', 'fenced', 'pacemakerd'],
   },
   'pacemaker-is-stopped': {
     weight: 4,
     lasts: 6000,
     isSlow: true,
-    variants: ['controld', 'execd', 'attrd', 'attrd', 'based'],
+    variants: ['controld', 'execd', 'attrd', 'attrd', 'based', 'fenced', 'pacemakerd'],
   },
   'watcher-is-killed': { weight: 4 },
   'watcher-is-stopped': { weight: 3, lasts: 8000 },
@@ -58,9 +68,14 @@ export const ACTIONS = {
     weight: 5,
     lasts: 8000,
     isSlow: true,
-    variants: ['', 'stop', 'monitor', 'start', 'migrate_to'],
+    variants: ['', 'stop', 'monitor', 'start', 'migrate_to', 'migrate_from'],
   },
-  'agent-is-stopped': { weight: 3, lasts: 5000, isSlow: true, variants: ['', 'stop', 'monitor', 'start'] },
+  'agent-is-stopped': {
+    weight: 3,
+    lasts: 5000,
+    isSlow: true,
+    variants: ['', 'stop', 'monitor', 'start', 'migrate_to', 'migrate_from'],
+  },
   'power-fails': { weight: 3, losesNode: true, isSlow: true },
   'network-is-cut': { weight: 3, lasts: 15_000, losesNode: true, isSlow: true },
   'network-loses': { weight: 2, lasts: 10_000, losesNode: true, isSlow: true, variants: ['INPUT', 'OUTPUT'] },
@@ -79,6 +94,27 @@ export const ACTIONS = {
   'operator-releases': { weight: 2, variants: ['', '--force'] },
   'operator-cleans-up': { weight: 4, variants: ['--cleanup', '--refresh'] },
   'operator-suspends': { weight: 2, lasts: 4000 },
+  // What kvmha keeps under /run, of a node that does not reboot.
+  'state-is-lost': { weight: 2, isSlow: true },
+  // While an action is at work, which is when the cluster forgets most of it.
+  'operator-cleans-up-amid': {
+    weight: 3,
+    lasts: 8000,
+    isSlow: true,
+    variants: ['stop', 'start', 'monitor', 'migrate_to'],
+  },
+  'operators-at-once': {
+    weight: 3,
+    isSlow: true,
+    variants: ['quiesce quiesce', 'quiesce release', 'quiesce resume', 'release release', 'release resume'],
+  },
+  'operator-stops-resource': { weight: 2, lasts: 6000, isSlow: true },
+  'operator-stands-by': { weight: 2, lasts: 8000, losesNode: true, isSlow: true },
+  'operator-ends-domain': {
+    weight: 2,
+    isSlow: true,
+    variants: ['virsh shutdown', 'virsh reboot', 'virsh save'],
+  },
 } satisfies { readonly [name: string]: ActionOptions };
 export type ActionName = keyof typeof ACTIONS;
 
@@ -119,11 +155,11 @@ export function schedule(seed: number, options: ScheduleOptions): Round[] {
   const choose = (): ActionName => urn[below(urn.length)] as ActionName;
   const stroke = (focus: number): Stroke => {
     const action = choose();
-    const { lasts = 0, variants = [''] }: ActionOptions = ACTIONS[action];
+    const { lasts = 0, atLeast = 500, variants = [''] }: ActionOptions = ACTIONS[action];
     return {
       action,
       at: below(ROUND),
-      lasts: lasts === 0 ? 0 : 500 + below(lasts),
+      lasts: lasts === 0 ? 0 : atLeast + below(lasts),
       guest: random() < 0.6 ? focus : below(options.guests),
       node: below(options.nodes) + 1,
       variant: variants[below(variants.length)] ?? '',
