@@ -189,6 +189,7 @@ class Nemesis implements AsyncDisposable {
     this.#say(
       isWell ? `recovered in ${((Date.now() - begun) / 1000).toFixed(1)} s` : `not recovered: ${left}`,
     );
+    this.#say(`the disks were looked at every ${this.#recorder.longestPause()} ms at the longest`);
     if (!isWell) {
       const shown = await this.#cluster.shown().catch(messageOf);
       const history = this.history();

@@ -46,6 +46,8 @@ export class Recorder {
   readonly movedByHand = new Set<string>();
   #timers: NodeJS.Timeout[] = [];
   #looked = Date.now();
+  #lookedAtDisks = Date.now();
+  #longestPause = 0;
   #broken: unknown;
 
   /** @param guests their names; each has a disk /shared/NAME.img in raw format, and a serial port as in support.ts */
@@ -116,7 +118,17 @@ export class Recorder {
     return this.#lives.filter((life) => life.guest === guest && life.gone === undefined);
   }
 
+  /** How long nobody looked at the disks, in milliseconds: the longest of the pauses since this was last asked. */
+  longestPause(): number {
+    const longest = this.#longestPause;
+    this.#longestPause = 0;
+    return longest;
+  }
+
   #disks(): void {
+    const now = Date.now();
+    this.#longestPause = Math.max(this.#longestPause, now - this.#lookedAtDisks);
+    this.#lookedAtDisks = now;
     for (const guest of this.#guests) {
       const after = guest.looked;
       const at = Date.now();
