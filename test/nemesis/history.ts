@@ -148,7 +148,7 @@ export function clock(at: number): string {
 
 /**
  * What happened to one guest around a moment, and to the nodes that it had to do with then, for people, one line each.
- * Ticks that follow each other are one line.
+ * Of ticks between which nothing else happened, only the first and the last are told.
  */
 export function story(history: History, guest: string, at: number, before = 20_000, after = 5000): string[] {
   const [from, to] = [at - before, at + after];
@@ -193,22 +193,31 @@ function told(lives: readonly Life[], events: readonly Event[], from: number, to
     ];
   });
   for (const event of events) {
-    lines.push({ at: event.at, words: words(event), ...('tick' in event ? { key: keyOf(event) } : {}) });
+    const isTick = event.kind === 'wrote' || event.kind === 'told';
+    lines.push({ at: event.at, words: words(event), ...(isTick ? { key: keyOf(event) } : {}) });
   }
-  const near = lines.filter((line) => line.at >= from && line.at <= to);
-  let last = '';
-  return near
-    .sort((one, other) => one.at - other.at)
-    .flatMap((line) => {
-      if (line.key !== undefined && line.key === last) {
-        return [];
+  const near = lines
+    .filter((line) => line.at >= from && line.at <= to)
+    .sort((one, other) => one.at - other.at);
+  // Whether ticks of the same kind are to be seen from this line on, before anything else happens.
+  const isNext = ({ key }: { key?: string }, others: Iterable<{ key?: string }>): boolean => {
+    for (const other of others) {
+      if (other.key === undefined || other.key === key) {
+        return other.key === key;
       }
-      last = line.key ?? last;
-      return [`${clock(line.at)} ${line.words}`];
-    });
+    }
+    return false;
+  };
+  return near.flatMap((line, index) => {
+    const isBetween =
+      line.key !== undefined &&
+      isNext(line, near.slice(index + 1)) &&
+      isNext(line, near.slice(0, index).reverse());
+    return isBetween ? [] : [`${clock(line.at)} ${line.words}`];
+  });
 }
 
-function keyOf(event: Wrote | Told | Booted): string {
+function keyOf(event: Wrote | Told): string {
   return event.kind === 'wrote' ? `wrote ${event.boot}` : `${event.kind} ${event.node}`;
 }
 
