@@ -85,12 +85,19 @@ export class Watch implements AsyncDisposable {
   }
 
   async #ended(): Promise<void> {
+    this.#reap();
     const gone = await Deadline.in(PATIENCE).poll(10, () => (this.isRunning ? undefined : true));
     assert.ok(gone, 'the watcher does not end');
     this.#child = undefined;
   }
 
+  /** nsenter(1) stands still with what it has started, and stays so when that is let go on: a lab would wait for it. */
+  #reap(): void {
+    this.#child?.kill('SIGCONT');
+  }
+
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#reap();
     if (this.#child !== undefined && this.#node.isOn && this.isRunning) {
       await this.kill();
     }
