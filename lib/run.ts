@@ -1,4 +1,3 @@
-import type { ExecFileException } from 'node:child_process';
 import { Deadline } from './deadline.ts';
 import { KvmhaError, messageOf } from './error.ts';
 import { killWithChildren } from './linux/process.ts';
@@ -40,15 +39,32 @@ const KILL_GRACE = 200;
  *   deadline, `program-failed` when a signal ended it or it printed without end
  */
 export async function run(program: string, args: readonly string[], options: RunOptions): Promise<Output> {
+  // Loaded on first use: a monitor that a socket answers never spawns, and must not pay for the library.
+  const { execa } = await import('execa');
   const what = options.what ?? `${program} ${args[0] ?? ''}`.trim();
   if (options.deadline.passed()) {
     throw new KvmhaError('deadline', `no time left to run ${what}`);
   }
-  const { pid, ending } = begin(program, args, options);
+  const begin = () =>
+    execa(program, [...args], {
+      reject: false,
+      stripFinalNewline: false,
+      input: options.input ?? '',
+      env: { ...options.env, ...LANGUAGE },
+      maxBuffer: MAX_OUTPUT_BYTES,
+      killSignal: 'SIGKILL',
+    });
+  let ending: ReturnType<typeof begin>;
+  try {
+    ending = begin();
+  } catch (cause) {
+    // An argument or a variable that no program can be given; a program that is not there is told by the result.
+    throw new KvmhaError('program-missing', `${program} could not be run: ${messageOf(cause)}`, { cause });
+  }
   let killed = false;
   const timer = setTimeout(() => {
     killed = true;
-    killWithChildren(pid);
+    killWithChildren(ending.pid);
   }, options.deadline.remaining());
   // A child in uninterruptible sleep (a sync on storage that hangs) does not even die of SIGKILL.
   const patience = Deadline.in(options.deadline.remaining() + KILL_GRACE);
@@ -56,55 +72,20 @@ export async function run(program: string, args: readonly string[], options: Run
   if (killed) {
     throw new KvmhaError('deadline', `${what} did not end in time and was killed`, { cause: result });
   }
-  const { cause, stdout, stderr } = result;
-  if (cause === null) {
-    return { exitCode: 0, stdout, stderr };
+  if (result.isMaxBuffer) {
+    throw new KvmhaError('program-failed', `${what} printed more than ${MAX_OUTPUT_BYTES} bytes`, {
+      cause: result,
+    });
   }
-  if (typeof cause.code === 'number') {
-    return { exitCode: cause.code, stdout, stderr };
+  if (result.exitCode === undefined) {
+    if (result.signal !== undefined) {
+      throw new KvmhaError('program-failed', `${what} was ended by ${result.signal}`, { cause: result });
+    }
+    throw new KvmhaError('program-missing', `${program} could not be run: ${result.shortMessage}`, {
+      cause: result,
+    });
   }
-  if (cause.code === 'ERR_CHILD_PROCESS_STDIO_MAXBUFFER') {
-    const words = `${what} printed more than ${MAX_OUTPUT_BYTES} bytes`;
-    throw new KvmhaError('program-failed', words, { cause });
-  }
-  if (cause.signal) {
-    throw new KvmhaError('program-failed', `${what} was ended by ${cause.signal}`, { cause });
-  }
-  throw new KvmhaError('program-missing', `${program} could not be run: ${messageOf(cause)}`, { cause });
-}
-
-interface Ended {
-  /** Null for exit code 0; otherwise its `code` is another one, or says why the program was not run to its end. */
-  readonly cause: ExecFileException | null;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-/**
- * By Node.js's own `execFile`: to load a library for it costs more than most programs that are run.
- *
- * It is loaded here, as a monitor that a socket answers never spawns.
- */
-function begin(program: string, args: readonly string[], { input, env }: RunOptions) {
-  const { execFile } = process.getBuiltinModule('node:child_process');
-  const { promise: ending, resolve } = Promise.withResolvers<Ended>();
-  const options = {
-    env: { ...process.env, ...env, ...LANGUAGE },
-    maxBuffer: MAX_OUTPUT_BYTES,
-    killSignal: 'SIGKILL',
-  } as const;
-  try {
-    const child = execFile(program, args, options, (cause, stdout, stderr) =>
-      resolve({ cause, stdout, stderr }),
-    );
-    // A program that ends before it has read all says by its exit code whether it missed something.
-    child.stdin?.on('error', () => {});
-    child.stdin?.end(input ?? '');
-    return { pid: child.pid, ending };
-  } catch (cause) {
-    // An argument or variable that no program can be given; a program that is not there is told by `ending`.
-    throw new KvmhaError('program-missing', `${program} could not be run: ${messageOf(cause)}`, { cause });
-  }
+  return { exitCode: result.exitCode, stdout: result.stdout, stderr: result.stderr };
 }
 
 /**

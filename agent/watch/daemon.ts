@@ -86,7 +86,7 @@ export async function watchGuests(): Promise<number> {
 async function loadEverything(): Promise<void> {
   await Promise.all([
     import('@xmldom/xmldom'),
-    import('node:child_process'),
+    import('execa'),
     import('yaml'),
     import('../../lib/cluster/cluster-view.ts'),
     import('../ocf/carry-out.ts'),
