@@ -19,11 +19,11 @@ async function main(calledAs: string, args: readonly string[]): Promise<number> 
   return runAs(name, args, quick?.kind === 'not-well');
 }
 
-// All output is written synchronously (see output.ts), so nothing is lost when the process ends here; and it
-// must end here, whatever sockets or timers the work has left behind.
-// In both the first argument is the name that a binary is called under, only that Bun has it in another place.
+/** The name that the binary is called under, which Bun has in another place than Node.js. */
 const calledAs = process.versions['bun'] === undefined ? process.argv[1] : process.argv0;
 
+// All output is written synchronously (see output.ts), so nothing is lost when the process ends here; and it
+// must end here, whatever sockets or timers the work has left behind.
 main(calledAs ?? '', process.argv.slice(2)).then(
   (code) => process.exit(code),
   (error: unknown) => {
